@@ -1,0 +1,168 @@
+"""Which backend serves which operator, and why not.
+
+=========== ======================== =====================================================================
+backend     where                    what for
+=========== ======================== =====================================================================
+reference   ``lmdis_fast.reference`` the definition, in plain PyTorch: any device, any floating dtype
+cpu         compiled extension       vector code for CPU tensors
+triton      ``lmdis_fast.kernels``   any GPU that Triton supports
+cuda        compiled extension       NVIDIA GPUs
+=========== ======================== =====================================================================
+
+Left alone, every call takes the first backend of ``cuda, triton, cpu, reference`` that can run it. A backend asked
+for by name, through :func:`use_backend` or the environment variable ``LMDIS_FAST_BACKEND``, either runs or raises;
+it never falls back. The variable is read once, when this module is imported, so that a call costs no look-up.
+
+The choice is made inside the registered operators, out of sight of ``torch.compile``, each time one runs. It holds
+for the whole process rather than for a thread, because autograd runs backward passes in threads of its own; a
+backward pass uses what is chosen when it runs, not what was chosen for its forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+PREFERENCE = ("cuda", "triton", "cpu", "reference")
+
+Kernel = Callable[..., Any]
+#: Says why a kernel cannot take these arguments, or None where it can.
+WhyNot = Callable[[Sequence[Any]], "str | None"]
+
+#: Why a backend cannot run anything at all, or None where it can.
+UNAVAILABLE: dict[str, str | None] = {
+    "reference": None,
+    "cpu": "not built: this installation has no compiled CPU extension",
+    "triton": "not built: this installation has no Triton kernels",
+    "cuda": "not built: this installation has no compiled CUDA extension",
+}
+
+_kernels: dict[str, dict[str, tuple[Kernel, WhyNot | None]]] = {name: {} for name in BACKENDS}
+_last: dict[str, str] = {}
+_operators: list[str] = []
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for by name and cannot run the operator."""
+
+
+def _known(backend: str, asked_by: str) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"{asked_by}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    return backend
+
+
+_environment = os.environ.get("LMDIS_FAST_BACKEND", "").strip().lower()
+_asked: str | None = _known(_environment, "LMDIS_FAST_BACKEND") if _environment not in ("", "auto") else None
+
+
+def register_kernel(backend: str, op: str, kernel: Kernel, why_not: WhyNot | None = None) -> None:
+    """Give ``backend`` a kernel for ``op``; ``why_not(args)`` explains arguments that it cannot take."""
+    _kernels[_known(backend, "register_kernel")][op] = (kernel, why_not)
+    if op not in _operators:
+        _operators.append(op)
+
+
+def why_not(backend: str, op: str, args: Sequence[Any] = ()) -> str | None:
+    """Why ``backend`` cannot run ``op``, or None where it can.
+
+    Args:
+        backend: one of :data:`BACKENDS`.
+        op: an operator's name without namespace, such as ``"heatmap_moments"``.
+        args: the operator's arguments; without them only what holds for all arguments is asked.
+    """
+    reason = UNAVAILABLE[_known(backend, "why_not")]
+    if reason is not None:
+        return reason
+    entry = _kernels[backend].get(op)
+    if entry is None:
+        return f"has no kernel for {op}"
+    predicate = entry[1]
+    return predicate(args) if predicate is not None and args else None
+
+
+def can_run(backend: str, op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
+    """Whether ``backend`` can run ``op`` on ``args``.
+
+    Raises:
+        ValueError: for an unknown backend.
+        BackendError: where it cannot and ``raise_error`` is set; the text says why.
+    """
+    reason = why_not(backend, op, args)
+    if reason is not None and raise_error:
+        raise BackendError(f"{op}: backend {backend} cannot run: {reason}")
+    return reason is None
+
+
+def can_run_reference(op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
+    """:func:`can_run` for the plain PyTorch backend."""
+    return can_run("reference", op, args, raise_error)
+
+
+def can_run_cpu(op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
+    """:func:`can_run` for the compiled CPU backend."""
+    return can_run("cpu", op, args, raise_error)
+
+
+def can_run_triton(op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
+    """:func:`can_run` for the Triton backend."""
+    return can_run("triton", op, args, raise_error)
+
+
+def can_run_cuda(op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
+    """:func:`can_run` for the compiled CUDA backend."""
+    return can_run("cuda", op, args, raise_error)
+
+
+def run(op: str, args: Sequence[Any]) -> Any:
+    """Run ``op`` on the backend asked for, or else on the first one that can; remembers which one it was."""
+    backend = _asked
+    if backend is not None:
+        can_run(backend, op, args, raise_error=True)
+    else:
+        backend = next(name for name in PREFERENCE if why_not(name, op, args) is None)
+    _last[op] = backend
+    return _kernels[backend][op][0](*args)
+
+
+def last_backend(op: str) -> str | None:
+    """The backend that ran ``op`` last in this process, or None where it has not run. For tests and benchmarks."""
+    return _last.get(op)
+
+
+@contextlib.contextmanager
+def use_backend(backend: str | None) -> Iterator[None]:
+    """Within the context every operator runs on ``backend`` or raises; None chooses freely again.
+
+    Holds for the whole process (see the module's text), so do not enter it from several threads at once.
+
+    Raises:
+        ValueError: for an unknown backend.
+    """
+    global _asked
+    before, _asked = _asked, None if backend is None else _known(backend, "use_backend")
+    try:
+        yield
+    finally:
+        _asked = before
+
+
+def show_backends() -> str:
+    """A table of operators and backends with the reason where one cannot run, as text to print."""
+    rows = [["operator", *BACKENDS]]
+    for op in _operators:
+        rows.append([op, *("yes" if why_not(name, op) is None else "no" for name in BACKENDS)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    for name in BACKENDS:
+        reasons = {why_not(name, op) for op in _operators} - {None}
+        lines += [f"{name}: {reason}" for reason in sorted(str(reason) for reason in reasons)]
+    lines.append(f"asked for: {_asked or 'none (the first that can run)'}; torch {torch.__version__}")
+    return "\n".join(lines)

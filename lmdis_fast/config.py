@@ -1,0 +1,375 @@
+"""One typed configuration for a training run, from the command line and from TOML files.
+
+The order of precedence: preset, then `--config FILE.toml`, then the command line. Keys that do not exist are errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+import tyro
+
+from .data.augment import ColourConfig, WarpConfig
+from .models.config import ModelConfig, Preset, check_model_config, model_preset
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses. A pair is a value at the run's start and one at its end, with a geometric path between."""
+
+    reconstruction: tuple[float, float] = (0.1, 5.0)
+    """Weight of half the squared error, summed over pixels."""
+    concentration: float = 100.0
+    """Weight of the heatmaps' spread."""
+    concentration_form: Literal["code", "paper"] = "code"
+    """Row 2: exponential of the entropy (code) or the paper's printed formula."""
+    separation: tuple[float, float] = (50.0, 5.0)
+    """Weight of the landmarks' repulsion."""
+    separation_bandwidth: tuple[float, float] = (0.25, 0.08)
+    """Range of the repulsion as a fraction of the side."""
+    separation_until: float = 0.5
+    """Fraction of the run after which the repulsion keeps its final weight and range."""
+    equivariance: float = 1e4
+    """Weight of the squared distance (in half sides) between a landmark and its warped twin sent back."""
+    equivariance_mask: Literal["none", "frame"] = "none"
+    """Row 13: count all landmarks, or only those whose twin comes from inside the original's frame."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and its learning rate."""
+
+    lr: float = 3e-3
+    """Peak learning rate."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Cosine to zero, or (published) a tenth at each of two thirds of 4/9 and 8/9 of the run."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's averaging coefficients."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 1e-4
+    """Decay of convolution and linear weights (and of batch-norm gains where it is coupled)."""
+    decoupled: bool = True
+    """Row 19: decay as in AdamW; False adds it to the gradient as published."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes, and how often."""
+
+    every_steps: int = 50
+    """Steps between lines of metrics.jsonl, TensorBoard and the progress display."""
+    pictures: int = 8
+    """Held-out images that are drawn as training goes."""
+    snapshots: int = 10
+    """How many times in a run pictures are drawn, health is judged and a checkpoint is written (besides those on
+    interruption)."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones."""
+    statistics_batches: int = 40
+    """Batches over which batch statistics are re-estimated before every evaluation (row 17; 500 published)."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+    report: bool = True
+    """Write report.html when the run ends."""
+
+
+DATA_HELP = "Folder, .tar or .npz of images, or a built-in set (puppets, digits). May be given several times."
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a landmark detector and autoencoder without labels.
+
+    With no arguments: the small-64 model on the built-in puppets.
+    """
+
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Folder, .tar or .npz of images, or a built-in set (puppets, digits). May be given several times. Default: puppets."""
+    preset: Preset = "small-64"
+    """Sizes of the networks, and the losses that go with them."""
+    landmarks: int = 10
+    """Number of landmarks."""
+    image_size: int = 64
+    """Side in pixels to which images are brought."""
+    images: int | None = None
+    """Length of the run in images seen (the default: 32,000 for small-64)."""
+    steps: int | None = None
+    """Length of the run in steps, instead of --images."""
+    minutes: float | None = None
+    """Length of the run in minutes, instead of --images. Such a run cannot be repeated bit for bit."""
+    batch_size: int = 16
+    """Images in a step, over all processes; each brings its warped twin along."""
+    out: str = ""
+    """Folder of the run. Default: runs/ and the names of data and preset."""
+    resume: str = "auto"
+    """auto: go on where the run in --out stopped; none: start anew; or a checkpoint to start from."""
+    seed: int = 0
+    """Decides weights, order and augmentation."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the convolutions. auto: bf16 where the processor has instructions for it, fp32 elsewhere."""
+    device: str = "auto"
+    """auto: a GPU if there is one; or cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """Processor threads; 0: all cores. Results are repeatable for the same number of threads."""
+    cache: str | None = None
+    """Folder of the cache of decoded images (default: LMDIS_FAST_CACHE or ~/.cache/lmdis_fast)."""
+    fit: Literal["crop", "squeeze", "pad"] = "crop"
+    """How pictures become square: largest centred square, aspect ratio lost, or borders added."""
+    features_from: Literal["original", "warped"] = "original"
+    """Image of a pair that lends its appearance to the reconstruction: itself, as published, or its warped twin."""
+    padding_mode: Literal["border", "zeros"] = "border"
+    """Row 11: what a warp shows beyond the image's border."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    warp: WarpConfig = field(default_factory=WarpConfig)
+    colour: ColourConfig = field(default_factory=ColourConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the run; None where its length is given in minutes."""
+        if self.minutes is not None:
+            return None
+        if self.steps is not None:
+            return self.steps
+        return -(-(self.images or 0) // self.batch_size)
+
+    def identity(self) -> str:
+        """Hash of everything that decides the run's numbers; runs with equal hashes may go on from each other."""
+        return hashlib.sha256(json.dumps(_identifying(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def preset_config(preset: Preset, *, landmarks: int = 10, image_size: int | None = None) -> TrainConfig:
+    """A preset's whole configuration. `small-64` holds the recipe of docs/recipes.md; the others the published one."""
+    model = model_preset(preset, landmarks=landmarks, image_size=image_size)
+    base = TrainConfig(
+        preset=preset, landmarks=landmarks, image_size=model.image_size, model=model, images=32_000
+    )
+    if preset == "small-64":
+        return base
+    many = landmarks > 20
+    return replace(
+        base,
+        images=225_000 * 16,
+        batch_size=8 if many else 16,
+        # The spline of the published strength is the half-gain one, with the similarity acting before it.
+        warp=WarpConfig(std=0.1, kernel_gain=0.5, log_scale=0.2231, linear_jitter=0.0, order="affine_before"),
+        colour=ColourConfig(contrast=0.5, brightness=32 / 255, per_image=False),
+        losses=LossConfig(
+            reconstruction=(0.1, 10.0),
+            separation=(10.0, 10.0) if many else (20.0, 20.0),
+            separation_bandwidth=(0.04, 0.04) if many else (0.08, 0.08),
+            # 1e4 on squared distances of the padded frame over 0.8333, in the un-padded frame (row 14).
+            equivariance=1e4 * 80 / 96,
+        ),
+        optimizer=OptimizerConfig(
+            lr=1e-3, schedule="step", warmup_steps=0, weight_decay=1e-6, decoupled=False
+        ),
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dictionary of a configuration, tuples as lists, fields that are None left out."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            return {k: plain(v) for k, v in fields.items() if v is not None}
+        if isinstance(value, (tuple, list)):
+            return [plain(v) for v in value]
+        return value
+
+    result: dict[str, Any] = plain(config)
+    return result
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The configuration as TOML, which `--config` reads back."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`: what a checkpoint's header or a TOML table says, over the preset's values."""
+    size = values.get("image_size")
+    base = preset_config(values.get("preset", "small-64"), landmarks=values.get("landmarks", 10), image_size=size)
+    return check_config(_merge(replace(base, images=None), values, ""))
+
+
+def check_config(config: TrainConfig) -> TrainConfig:
+    """The configuration with its defaults filled in; ValueError, naming the field, where something cannot work."""
+    lengths = [
+        name for name in ("steps", "minutes") if getattr(config, name) is not None
+    ]
+    if len(lengths) > 1:
+        raise ValueError("give one of --images, --steps and --minutes, got --steps and --minutes")
+    data = config.data or ("puppets",)
+    config = replace(
+        config,
+        data=data,
+        out=config.out or str(Path("runs") / f"{'+'.join(Path(d).stem for d in data)}-{config.preset}-{config.landmarks}"),
+        images=None if lengths else config.images,
+        model=replace(config.model, landmarks=config.landmarks, image_size=config.image_size),
+    )
+    for name in ("images", "steps", "minutes"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be positive, got {value}")
+    if not lengths and config.images is None:
+        raise ValueError("give the length of the run: --images, --steps or --minutes")
+    for name, value, least in (
+        ("batch-size", config.batch_size, 1),
+        ("seed", config.seed, 0),
+        ("threads", config.threads, 0),
+        ("log.every-steps", config.log.every_steps, 1),
+        ("log.keep", config.log.keep, 1),
+        ("log.statistics-batches", config.log.statistics_batches, 1),
+        ("log.pictures", config.log.pictures, 1),
+        ("log.snapshots", config.log.snapshots, 1),
+    ):
+        if value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    for name in ("reconstruction", "separation", "separation_bandwidth"):
+        if min(getattr(config.losses, name)) <= 0:
+            raise ValueError(f"losses.{name} must be positive, got {getattr(config.losses, name)}")
+    if not config.optimizer.lr > 0:
+        raise ValueError(f"optimizer.lr must be positive, got {config.optimizer.lr}")
+    check_model_config(config.model)
+    return config
+
+
+def _load_toml(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(f"--config {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"--config {path}: {error}") from None
+    return values
+
+
+def _merge(default: Any, values: dict[str, Any], where: str) -> Any:
+    """`default` with the values of a nested dictionary; ValueError for keys and types that do not fit."""
+    fields = {f.name: f for f in dataclasses.fields(default)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{where}{key} is not an option{hint}")
+        changes[name] = _convert(getattr(default, name), value, f"{where}{key}", fields[name].type)
+    return replace(default, **changes)
+
+
+def _convert(default: Any, value: Any, where: str, annotation: Any) -> Any:
+    if dataclasses.is_dataclass(default):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be a table, got {value!r}")
+        return _merge(default, value, f"{where}.")
+    if isinstance(default, tuple):
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        pattern = default[0] if default else ("" if where.endswith("data") else None)
+        return tuple(_convert(pattern, v, f"{where}[{i}]", "") for i, v in enumerate(value))
+    if default is None or isinstance(value, type(default)) and not isinstance(value, bool):
+        return value
+    if isinstance(default, bool) and isinstance(value, bool):
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, int) and not isinstance(default, bool) and value is None:
+        return value
+    raise ValueError(f"{where} must be of type {type(default).__name__}, got {value!r}")
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """The last value of --name in argv, in either spelling, without parsing the rest."""
+    found = None
+    for i, word in enumerate(argv):
+        flag, _, value = word.partition("=")
+        if flag.replace("_", "-") == f"--{name}":
+            found = value if "=" in word else (argv[i + 1] if i + 1 < len(argv) else None)
+    return found
+
+
+def parse_config(argv: Sequence[str]) -> TrainConfig:
+    """The configuration of a command line, complete and checked.
+
+    Raises:
+        ValueError: a value, a TOML file or a TOML key is wrong. Wrong options end in tyro's own message and SystemExit.
+    """
+    argv = list(argv)
+    path = _option(argv, "config")
+    toml = _load_toml(path) if path is not None else {}
+    if path is not None:
+        argv = [w for i, w in enumerate(argv) if not (w == "--config" or w.startswith("--config="))
+                and not (i and argv[i - 1] == "--config")]
+
+    def early(name: str, default: Any) -> Any:
+        key = name.replace("-", "_")
+        given = _option(argv, name)
+        return given if given is not None else toml.get(key, toml.get(name, default))
+
+    preset = early("preset", "small-64")
+    if preset not in get_args(Preset):
+        raise ValueError(f"--preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
+    sizes: dict[str, int | None] = {}
+    for name in ("landmarks", "image-size"):
+        value = early(name, None)
+        try:
+            sizes[name] = None if value is None else int(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"--{name} must be a whole number, got {value!r}") from None
+    landmarks = 10 if sizes["landmarks"] is None else sizes["landmarks"]
+    config = preset_config(preset, landmarks=landmarks, image_size=sizes["image-size"])
+    config = _merge(config, toml, f"--config {path}: ")
+    if any(_option(argv, name) is not None for name in ("images", "steps", "minutes")):
+        config = replace(config, images=None, steps=None, minutes=None)  # the command line's own length stands alone
+    if _option(argv, "data") is not None:
+        config = replace(config, data=())
+    parsed = tyro.cli(
+        TrainConfig,
+        prog="python -m lmdis_fast.train",
+        default=config,
+        args=argv,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    )
+    return check_config(parsed)
+
+
+def differences(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """What `identity` sees differently in two configurations, each as "field: old -> new"."""
+
+    def flat(value: Any, where: str = "") -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {k: v for name, inner in value.items() for k, v in flat(inner, f"{where}.{name}".lstrip(".")).items()}
+        return {where: value}
+
+    old, new = flat(_identifying(before)), flat(_identifying(after))
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+
+
+def _identifying(config: TrainConfig) -> dict[str, Any]:
+    values = to_dict(config)
+    for name in ("out", "resume", "device", "threads", "cache", "log"):
+        values.pop(name, None)
+    return values

@@ -1,0 +1,1 @@
+"""Measuring a trained model: health of the landmarks, regression to annotated points, named protocols."""

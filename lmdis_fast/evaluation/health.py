@@ -1,0 +1,148 @@
+"""Health of the landmarks, from the moments that training computes anyway: failures named in plain sentences.
+
+Four things go wrong in this family of methods, and each has a usual cure: landmarks lie on one another, sit at the image's
+centre, do not move with the object, or lose their heatmap to the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..models import LandmarkAutoencoder
+from ..pairs import Pair
+
+Array = npt.NDArray[np.float64]
+
+TOGETHER = 0.02
+"""Two landmarks whose median distance is below this fraction of the side lie on one another."""
+CENTRE = 0.04
+"""A landmark whose median distance from the centre is below this fraction of the side, and that hardly varies, sits there."""
+FOLLOW = 0.5
+"""A landmark that follows less than this share of a warp's displacement does not move with the object."""
+PIXELS = 0.5
+"""A landmark whose heatmap holds less than this many pixels has lost it to the background."""
+
+
+@dataclass(frozen=True)
+class LandmarkHealth:
+    """Measurements of one landmark over held-out images; lengths are fractions of the image's side."""
+
+    landmark: int
+    mass: float
+    """Pixels that its heatmap holds (at the heatmap's resolution)."""
+    spread: float
+    """Width of its heatmap."""
+    follow: float
+    """Share of a warp's displacement that it follows: 1 is perfect, 0 is standing still."""
+    error: float
+    """Mean distance from its warped twin sent back."""
+    variation: float
+    """Standard deviation of its position over images."""
+    nearest: int
+    """The landmark nearest to it (its own number where there is no other)."""
+    distance: float
+    """Median distance from that one."""
+    messages: tuple[str, ...] = ()
+    """What is wrong, with the option that usually cures it; empty where nothing is."""
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """All landmarks' health."""
+
+    landmarks: tuple[LandmarkHealth, ...] = ()
+    images: int = 0
+    """Images measured."""
+    messages: tuple[str, ...] = field(default=())
+    """Every finding once."""
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def check_health(
+    coords: Array, mapped: Array, still: Array, sigma: Array, mass: Array
+) -> HealthCheck:
+    """Judge K landmarks over M images.
+
+    Args:
+        coords: (M, K, 2) landmarks of the originals in [-1, 1].
+        mapped: (M, K, 2) landmarks of the warped twins, sent back to the originals.
+        still: (M, K, 2) where `mapped` would be for landmarks that had not moved.
+        sigma: (M, K) widths in half sides.
+        mass: (M, K) pixels held.
+    """
+    count, landmarks = coords.shape[:2]
+    half = coords / 2
+    error = np.linalg.norm(mapped - coords, axis=-1).mean(0) / 2
+    displacement = np.linalg.norm(still - coords, axis=-1).mean(0) / 2
+    follow = 1 - error / np.maximum(displacement, 1e-9)
+    variation = np.sqrt(half.var(0).sum(-1))
+    off_centre = np.median(np.linalg.norm(half, axis=-1), axis=0)
+    distance = np.median(np.linalg.norm(half[:, :, None] - half[:, None], axis=-1), axis=0)
+    distance[np.arange(landmarks), np.arange(landmarks)] = np.inf
+    pixels, spread = mass.mean(0), sigma.mean(0) / 2
+    judged, findings = [], []
+    for k in range(landmarks):
+        nearest = int(distance[k].argmin()) if landmarks > 1 else k
+        near = float(distance[k, nearest]) if landmarks > 1 else 0.0
+        messages = []
+        if pixels[k] < PIXELS:
+            messages.append(
+                f"Landmark {k} has lost its heatmap to the background ({pixels[k]:.2f} pixels left): "
+                "lower --losses.concentration or use fewer --landmarks."
+            )
+        if landmarks > 1 and near < TOGETHER:
+            text = (
+                f"Landmarks {min(k, nearest)} and {max(k, nearest)} lie on one another ({100 * near:.1f} % of the side "
+                "apart): raise --losses.separation or its bandwidth, or use fewer --landmarks."
+            )
+            messages.append(text)
+        if off_centre[k] < CENTRE and variation[k] < CENTRE:
+            messages.append(
+                f"Landmark {k} sits at the image's centre whatever the image shows: lower "
+                "--model.detector.temperature (its heatmap is flat) or train longer."
+            )
+        if follow[k] < FOLLOW:
+            messages.append(
+                f"Landmark {k} does not move with the object (it follows {100 * max(follow[k], 0):.0f} % of a warp): "
+                "train longer (--images) or raise --losses.equivariance."
+            )
+        judged.append(
+            LandmarkHealth(
+                k, float(pixels[k]), float(spread[k]), float(follow[k]), float(error[k]), float(variation[k]),
+                nearest, near, tuple(messages),
+            )
+        )
+        findings += [m for m in messages if m not in findings]
+    return HealthCheck(tuple(judged), count, tuple(findings))
+
+
+@torch.no_grad()
+def measure_health(model: LandmarkAutoencoder, pairs: Iterable[Pair]) -> HealthCheck:
+    """Run the detector over pairs of held-out images and judge its landmarks. The model must be in evaluation mode."""
+    from ..models.detector import isotropic_sigma
+
+    ratio = model.config.padding_ratio
+    collected: list[list[Array]] = []
+    for pair in pairs:
+        with model.autocast():
+            logits = model.detector(pair.padded)
+            detection = model.detector.locate(logits, ratio)
+        count = len(pair.images)
+        coords, twins = detection.coords[:count], detection.coords[count:]
+        sigma = isotropic_sigma(detection.variance[:count], model.config.detector.sigma)
+        pixels = logits.shape[-1] * logits.shape[-2]
+        mass = detection.mass[:count] * (pixels if model.config.detector.over == "channels" else 1.0)
+        rows = (
+            coords, pair.spline.transform(twins / ratio) * ratio, pair.spline.transform(coords / ratio) * ratio,
+            sigma, mass,
+        )
+        collected.append([np.asarray(t.double().cpu()) for t in rows])
+    return check_health(*(np.concatenate(parts) for parts in zip(*collected, strict=True)))

@@ -1,0 +1,86 @@
+"""The training losses (Zhang et al. 2018, eqs. 1, 5, 7, 8; weights and constants as in the released code).
+
+Points are (x, y) in [-1, 1] of the un-padded image and widths are in half sides, as the models return them. Every loss is
+summed over landmarks or pixels and averaged over images, so that the published weights apply.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _check(name: str, argument: str, tensor: Tensor, shape: str, ndim: int, last: int | None = None) -> None:
+    if tensor.dim() != ndim or (last is not None and tensor.shape[-1] != last) or not tensor.is_floating_point():
+        raise ValueError(
+            f"{name}: {argument} must be {shape} floating, got {tuple(tensor.shape)} {tensor.dtype}"
+        )
+
+
+def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Half the squared error, summed over pixels and channels, averaged over images (row 7: the code's unit-variance
+    Gaussian likelihood without its constant).
+
+    Args:
+        reconstruction, image: (N, C, H, W) in [0, 1].
+    """
+    _check("reconstruction_loss", "reconstruction", reconstruction, "(N, C, H, W)", 4)
+    if reconstruction.shape != image.shape:
+        raise ValueError(
+            f"reconstruction_loss: image must have the reconstruction's shape {tuple(reconstruction.shape)}, "
+            f"got {tuple(image.shape)}"
+        )
+    return 0.5 * (reconstruction - image).square().sum((1, 2, 3)).mean()
+
+
+def concentration_loss(sigma: Tensor, form: str = "code") -> Tensor:
+    """Spread of the heatmaps: sum over landmarks of 2 pi e sigma^2, the exponential of a Gaussian's entropy (row 2).
+
+    Args:
+        sigma: (N, K) isotropic widths in half sides; the formula's sigma is a fraction of the side.
+        form: "code", or "paper": 2 pi e (sigma_u^2 + sigma_v^2)^2 as printed, for equal sigma_u and sigma_v.
+    """
+    _check("concentration_loss", "sigma", sigma, "(N, K)", 2)
+    if form not in ("code", "paper"):
+        raise ValueError(f"concentration_loss: form must be 'code' or 'paper', got {form!r}")
+    variance = (sigma / 2).square()
+    spread = variance if form == "code" else (2 * variance).square()
+    return 2 * math.pi * math.e * spread.sum(-1).mean()
+
+
+def separation_loss(coords: Tensor, bandwidth: float) -> Tensor:
+    """Repulsion of landmarks: sum over ordered pairs of exp(-d^2 / (2 b^2)).
+
+    Args:
+        coords: (N, K, 2) points in [-1, 1].
+        bandwidth: b as a fraction of the side (0.04 to 0.08 published).
+    """
+    _check("separation_loss", "coords", coords, "(N, K, 2)", 3, 2)
+    if not bandwidth > 0:
+        raise ValueError(f"separation_loss: bandwidth must be positive, got {bandwidth}")
+    halves = coords / 2
+    distance = (halves[:, :, None] - halves[:, None]).square().sum(-1)
+    affinity = torch.exp(-distance / (2 * bandwidth**2))
+    return (affinity.sum((1, 2)) - coords.shape[1]).mean()
+
+
+def equivariance_loss(coords: Tensor, mapped: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Squared distance of landmarks from their warped twins' landmarks sent back through the warp.
+
+    Args:
+        coords: (N, K, 2) landmarks of the originals.
+        mapped: (N, K, 2) landmarks of the warped images, mapped by the warp into the originals' frame.
+        inside: (N, K) bool; landmarks where it is False do not count (row 13).
+    """
+    _check("equivariance_loss", "coords", coords, "(N, K, 2)", 3, 2)
+    if coords.shape != mapped.shape:
+        raise ValueError(
+            f"equivariance_loss: mapped must have the shape of coords {tuple(coords.shape)}, got {tuple(mapped.shape)}"
+        )
+    squared = (mapped - coords).square().sum(-1)
+    if inside is not None:
+        squared = squared * inside
+    return squared.sum(-1).mean()

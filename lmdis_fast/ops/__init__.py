@@ -1,0 +1,22 @@
+"""Fused, differentiable operators of landmark models. Importing this package registers ``torch.ops.lmdis_fast``.
+
+Needs torch and numpy alone. Points are (x, y) in [-1, 1]; widths are in units where half of ``sqrt(H W)`` pixels is
+1; the background is the last channel.
+"""
+
+from .gaussian_splat import render_gaussians, splat_landmarks
+from .heatmap_moments import HeatmapMoments, heatmap_moments
+from .landmark_pool import gaussian_pool, landmark_pool
+from .tps_warp import ThinPlateSpline, similarity, tps_warp
+
+__all__ = [
+    "HeatmapMoments",
+    "ThinPlateSpline",
+    "gaussian_pool",
+    "heatmap_moments",
+    "landmark_pool",
+    "render_gaussians",
+    "similarity",
+    "splat_landmarks",
+    "tps_warp",
+]
