@@ -41,7 +41,7 @@ class Checkpoint:
 
 def flat_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Adam's moments and step counts by parameter name."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()
@@ -99,6 +99,7 @@ def save_checkpoint(
     temporary = path.with_suffix(f".tmp-{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata={"lmdis_fast": json.dumps(header)})
+        temporary.chmod(0o644)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -136,7 +137,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = find_checkpoint(path)
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if "lmdis_fast" not in metadata:
                 raise CheckpointError(f"{path} is not a checkpoint of lmdis_fast")
@@ -189,7 +190,11 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
     """
-    checkpoint = read_checkpoint(run)
+    return build_model(read_checkpoint(run), torch.device(device))
+
+
+def build_model(checkpoint: Checkpoint, device: torch.device) -> LandmarkAutoencoder:
+    """The model of a checkpoint, in evaluation mode."""
     model = LandmarkAutoencoder(checkpoint.config.model)
     model.load_state_dict(checkpoint.model)
     return model.to(device).eval()

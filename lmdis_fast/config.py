@@ -209,22 +209,23 @@ def to_toml(config: TrainConfig) -> str:
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`: what a checkpoint's header or a TOML table says, over the preset's values."""
     size = values.get("image_size")
-    base = preset_config(values.get("preset", "small-64"), landmarks=values.get("landmarks", 10), image_size=size)
+    base = preset_config(
+        values.get("preset", "small-64"), landmarks=values.get("landmarks", 10), image_size=size
+    )
     return check_config(_merge(replace(base, images=None), values, ""))
 
 
 def check_config(config: TrainConfig) -> TrainConfig:
     """The configuration with its defaults filled in; ValueError, naming the field, where something cannot work."""
-    lengths = [
-        name for name in ("steps", "minutes") if getattr(config, name) is not None
-    ]
+    lengths = [name for name in ("steps", "minutes") if getattr(config, name) is not None]
     if len(lengths) > 1:
         raise ValueError("give one of --images, --steps and --minutes, got --steps and --minutes")
     data = config.data or ("puppets",)
     config = replace(
         config,
         data=data,
-        out=config.out or str(Path("runs") / f"{'+'.join(Path(d).stem for d in data)}-{config.preset}-{config.landmarks}"),
+        out=config.out
+        or str(Path("runs") / f"{'+'.join(Path(d).stem for d in data)}-{config.preset}-{config.landmarks}"),
         images=None if lengths else config.images,
         model=replace(config.model, landmarks=config.landmarks, image_size=config.image_size),
     )
@@ -290,7 +291,7 @@ def _convert(default: Any, value: Any, where: str, annotation: Any) -> Any:
             raise ValueError(f"{where} must be a list, got {value!r}")
         pattern = default[0] if default else ("" if where.endswith("data") else None)
         return tuple(_convert(pattern, v, f"{where}[{i}]", "") for i, v in enumerate(value))
-    if default is None or isinstance(value, type(default)) and not isinstance(value, bool):
+    if default is None or (isinstance(value, type(default)) and not isinstance(value, bool)):
         return value
     if isinstance(default, bool) and isinstance(value, bool):
         return value
@@ -321,8 +322,11 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     path = _option(argv, "config")
     toml = _load_toml(path) if path is not None else {}
     if path is not None:
-        argv = [w for i, w in enumerate(argv) if not (w == "--config" or w.startswith("--config="))
-                and not (i and argv[i - 1] == "--config")]
+        argv = [
+            w
+            for i, w in enumerate(argv)
+            if not (w == "--config" or w.startswith("--config=")) and not (i and argv[i - 1] == "--config")
+        ]
 
     def early(name: str, default: Any) -> Any:
         key = name.replace("-", "_")
@@ -343,7 +347,9 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     config = preset_config(preset, landmarks=landmarks, image_size=sizes["image-size"])
     config = _merge(config, toml, f"--config {path}: ")
     if any(_option(argv, name) is not None for name in ("images", "steps", "minutes")):
-        config = replace(config, images=None, steps=None, minutes=None)  # the command line's own length stands alone
+        config = replace(
+            config, images=None, steps=None, minutes=None
+        )  # the command line's own length stands alone
     if _option(argv, "data") is not None:
         config = replace(config, data=())
     parsed = tyro.cli(
@@ -361,7 +367,11 @@ def differences(before: TrainConfig, after: TrainConfig) -> list[str]:
 
     def flat(value: Any, where: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
-            return {k: v for name, inner in value.items() for k, v in flat(inner, f"{where}.{name}".lstrip(".")).items()}
+            return {
+                k: v
+                for name, inner in value.items()
+                for k, v in flat(inner, f"{where}.{name}".lstrip(".")).items()
+            }
         return {where: value}
 
     old, new = flat(_identifying(before)), flat(_identifying(after))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 def _check(name: str, argument: str, tensor: Tensor, shape: str, ndim: int, last: int | None = None) -> None:
-    if tensor.dim() != ndim or (last is not None and tensor.shape[-1] != last) or not tensor.is_floating_point():
+    if (
+        tensor.dim() != ndim
+        or (last is not None and tensor.shape[-1] != last)
+        or not tensor.is_floating_point()
+    ):
         raise ValueError(
             f"{name}: {argument} must be {shape} floating, got {tuple(tensor.shape)} {tensor.dtype}"
         )

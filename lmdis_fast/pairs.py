@@ -57,7 +57,9 @@ def draw_splines(batch: Batch, config: TrainConfig, step: int, device: torch.dev
     """The warps of one step."""
     warp = random_warp(config.seed, batch.epochs, batch.samples, step, config.warp)
     spline = ThinPlateSpline.from_displacements(
-        torch.from_numpy(warp.displacements).to(device), grid=config.warp.grid, kernel_gain=config.warp.kernel_gain
+        torch.from_numpy(warp.displacements).to(device),
+        grid=config.warp.grid,
+        kernel_gain=config.warp.kernel_gain,
     )
     affine = torch.from_numpy(warp.affine).to(device)
     if config.warp.order == "affine_after":

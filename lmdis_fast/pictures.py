@@ -16,7 +16,9 @@ def landmark_colours(count: int) -> list[tuple[int, int, int]]:
     """`count` RGB colours that are easy to tell apart: hues evenly spaced, light and dark in turn."""
     colours = []
     for k in range(count):
-        red, green, blue = colorsys.hsv_to_rgb(k / max(count, 1), 0.95 if k % 2 else 0.75, 0.8 if k % 2 else 1.0)
+        red, green, blue = colorsys.hsv_to_rgb(
+            k / max(count, 1), 0.95 if k % 2 else 0.75, 0.8 if k % 2 else 1.0
+        )
         colours.append((round(255 * red), round(255 * green), round(255 * blue)))
     return colours
 
@@ -49,10 +51,16 @@ def draw_landmarks(
         draw.ellipse(box, fill=(*colour, 255), outline=(0, 0, 0, 255), width=max(2, round(radius / 4)))
         if numbers:
             draw.text(
-                (cx + 1.2 * radius, cy - 1.8 * radius), str(k), font=font, fill=(255, 255, 255, 255),
-                stroke_width=3, stroke_fill=(0, 0, 0, 255),
+                (cx + 1.2 * radius, cy - 1.8 * radius),
+                str(k),
+                font=font,
+                fill=(255, 255, 255, 255),
+                stroke_width=3,
+                stroke_fill=(0, 0, 0, 255),
             )
-    picture.paste(layer.resize(size, Image.Resampling.LANCZOS), (0, 0), layer.resize(size, Image.Resampling.LANCZOS))
+    picture.paste(
+        layer.resize(size, Image.Resampling.LANCZOS), (0, 0), layer.resize(size, Image.Resampling.LANCZOS)
+    )
     return np.asarray(picture)
 
 
@@ -60,9 +68,7 @@ def contact_sheet(rows: Sequence[Sequence[Picture]], gap: int = 4) -> Picture:
     """Rows of pictures of one size as one picture on white."""
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
-    sheet = np.full(
-        (len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8
-    )
+    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             sheet[i * (height + gap) :, j * (width + gap) :][:height, :width] = picture

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from .config import TrainConfig
@@ -68,7 +68,7 @@ class RunLog:
         if config.log.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
         self.console = Console(file=sys.stderr)
         self.progress: Progress | None = None
         if self.console.is_terminal:
@@ -93,7 +93,7 @@ class RunLog:
         self.close_progress()
         self.file.close()
         if self.board is not None:
-            self.board.close()  # type: ignore[no-untyped-call]
+            self.board.close()
 
     def close_progress(self) -> None:
         """End the progress display; lines after it stay where they are."""
@@ -112,11 +112,13 @@ class RunLog:
         """Record the means since the last call, and show them."""
         elapsed = time.monotonic() - self.started
         line = {"step": step, "images": step * self.config.batch_size, **values}
-        self.file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+        self.file.write(
+            json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+        )
         self.file.flush()
         if self.board is not None:
             for name, value in values.items():
-                self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self.board.add_scalar(name, value, step)
         if self.first_fraction is None:
             self.first_fraction, self.started = fraction, time.monotonic()
         done = fraction - self.first_fraction
@@ -137,10 +139,10 @@ class RunLog:
     def picture(self, name: str, image: npt.NDArray[np.uint8], step: int) -> None:
         """An (H, W, 3) picture for TensorBoard."""
         if self.board is not None:
-            self.board.add_image(name, image, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+            self.board.add_image(name, image, step, dataformats="HWC")
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Numbers for TensorBoard alone."""
         if self.board is not None:
             for name, value in values.items():
-                self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self.board.add_scalar(name, value, step)

@@ -50,20 +50,25 @@ class Snapshots:
         """Whether the next one is due at this fraction of the run."""
         return int(fraction * self.config.log.snapshots) > self.taken
 
-    def take(self, step: int, seconds: float) -> HealthCheck:
-        """Everything a snapshot is; returns the landmarks' health."""
+    def take(self, step: int, seconds: float, *, final: bool = False) -> HealthCheck:
+        """Everything a snapshot is; returns the landmarks' health.
+
+        A checkpoint that cannot be written is a warning, and an error (CheckpointError) where it is the final one.
+        """
         self.taken += 1
         self.reestimate()
         self.model.eval()
         health = measure_health(self.model, self.held_out_pairs())
         self.log.scalars({f"follow/{h.landmark}": h.follow for h in health.landmarks}, step)
         (self.folder / "health.json").write_text(json.dumps({"step": step, **health.to_dict()}, indent=1))
-        for message in health.messages:
-            self.log.note(f"step {step:,}: {message}")
+        for message in health.messages if self.taken > self.config.log.snapshots / 2 else []:
+            self.log.note(f"Step {step:,}: {message}")  # before that, nothing has settled yet
         self.draw(step)
         try:
             self._write(step, seconds)
         except CheckpointError as error:
+            if final:
+                raise
             self.log.note(f"Warning: {error} (training goes on)")
         return health
 
@@ -94,7 +99,9 @@ class Snapshots:
     @torch.no_grad()
     def draw(self, step: int) -> None:
         """A sheet of fixed held-out images with landmarks, their warped twins with theirs, and reconstructions."""
-        samples = self.held_out[np.linspace(0, len(self.held_out) - 1, self.config.log.pictures).astype(np.int64)]
+        samples = self.held_out[
+            np.linspace(0, len(self.held_out) - 1, self.config.log.pictures).astype(np.int64)
+        ]
         pair = make_pair(self.model, held_out_batch(self.data, samples), self.config, 0)
         was_training = self.model.training
         self.model.eval()

@@ -24,23 +24,28 @@ from . import losses
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
-    checkpoint_path,
     load_optimizer_state,
     newest_readable,
     read_checkpoint,
-    save_checkpoint,
 )
 from .config import LossConfig, OptimizerConfig, TrainConfig, differences, parse_config, to_toml
-from .data import BatchLoader, DataError, ImageData, gather, open_dataset
-from .evaluation.health import HealthCheck, check_health
-from .models import LandmarkAutoencoder, PairOutput, reestimate_batch_statistics
+from .data import BatchLoader, DataError, open_dataset
+from .models import LandmarkAutoencoder, PairOutput
 from .pairs import Pair, make_pair
-from .pictures import draw_progress
 from .precision import resolve_device, resolve_precision
 from .report import write_report
 from .run_log import RunLog
+from .snapshots import Snapshots
 
-TERMS = ("loss", "reconstruction", "concentration", "separation", "equivariance", "equivariance_px", "grad_norm")
+TERMS = (
+    "loss",
+    "reconstruction",
+    "concentration",
+    "separation",
+    "equivariance",
+    "equivariance_px",
+    "grad_norm",
+)
 
 
 class TrainingError(RuntimeError):
@@ -52,7 +57,9 @@ def build_optimizer(model: LandmarkAutoencoder, config: OptimizerConfig) -> torc
     decayed, rest = [], []
     for name, parameter in model.named_parameters():
         gain = parameter.ndim == 1 and name.endswith("weight")
-        decayed.append(parameter) if parameter.ndim > 1 or (gain and not config.decoupled) else rest.append(parameter)
+        decayed.append(parameter) if parameter.ndim > 1 or (gain and not config.decoupled) else rest.append(
+            parameter
+        )
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
@@ -118,7 +125,8 @@ def prepare_torch(config: TrainConfig) -> torch.device:
     """Threads, determinism and device."""
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every output
+    # A debugging aid that costs a pass over every output.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return resolve_device(config.device)
 
@@ -162,7 +170,6 @@ def train(config: TrainConfig, command: str = "") -> int:
     data = open_dataset(config.data, config.image_size, fit=config.fit, cache_dir=config.cache, seed=0)
     print(data.summary())
     loader = BatchLoader(data, data.train_indices(), config.batch_size, config.seed)
-    held_out = data.test_indices() if len(data.test_indices()) else data.train_indices()
 
     torch.manual_seed(config.seed)
     model = LandmarkAutoencoder(config.model)
@@ -182,7 +189,9 @@ def train(config: TrainConfig, command: str = "") -> int:
     (folder / "command.txt").write_text(command + "\n")
     log = RunLog(folder, config, step)
     begun = time.monotonic() - seconds
-    snapshots = Snapshots(config, model, optimizer, data, loader, log, folder, fraction_done(config, step, seconds))
+    snapshots = Snapshots(
+        config, model, optimizer, data, loader, log, folder, fraction_done(config, step, seconds)
+    )
     sums = torch.zeros(len(TERMS), device=device)
     counted, clock = 0, time.monotonic()
 
@@ -216,21 +225,23 @@ def train(config: TrainConfig, command: str = "") -> int:
                 speed = counted * config.batch_size / (time.monotonic() - clock)
                 if not all(math.isfinite(v) for v in values.values()):
                     path = snapshots.save(step, seconds)
-                    raise TrainingError(describe_bad_steps(values, step - counted, step, loader, config, path))
+                    raise TrainingError(
+                        describe_bad_steps(values, step - counted, step, loader, config, path)
+                    )
                 log.metrics(step, fraction, {**values, "lr": rate, "images_per_second": speed})
                 sums.zero_()
                 counted, clock = 0, time.monotonic()
-            if snapshots.due(fraction):
+            if snapshots.due(fraction_done(config, step, seconds)) and step != config.total_steps:
+                before = time.monotonic()
                 snapshots.take(step, seconds)
-                clock = time.monotonic()
+                clock += time.monotonic() - before  # images/s is the training step's own
 
         log.close_progress()
         if stopped:
             path = snapshots.save(step, seconds)
             log.note(f"Stopped at step {step:,}; saved {path}. Go on with: {command or 'the same command'}")
             return 128 + stopped[0]
-        health = snapshots.take(step, seconds)
-    snapshots.save(step, seconds)
+        health = snapshots.take(step, seconds, final=True)
     if config.log.report:
         print(f"Done: {write_report(folder, config, model, data, health, command)}")
     return 0

@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from lmdis_fast.data.sources import DataError
 CACHE_VERSION = 1
 """Raise it when decoding or the layout changes."""
 
+_TEMPORARY = ".lmdis_fast.tmp"
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -169,7 +170,7 @@ def _fingerprint(path: Path, expected: int) -> str:
     if size != expected:
         return f"wrong size {size}"
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         for offset in sorted({int(place) for place in np.linspace(0, max(size - 4096, 0), 64)}):
             stream.seek(offset)
             digest.update(stream.read(4096))
@@ -180,16 +181,16 @@ def _fingerprint(path: Path, expected: int) -> str:
 def _appearing(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A stream, and its temporary path, that takes its name when the block ends well and is removed
     otherwise."""
-    handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream, Path(temporary)
+        with temporary.open("xb") as stream:
+            yield stream, temporary
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
 
 
@@ -202,7 +203,7 @@ def _lock(path: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with open(path, "ab") as stream:
+    with path.open("ab") as stream:
         with contextlib.suppress(OSError):  # some network disks have no locks
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -211,7 +212,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Remove what processes that were killed long ago left behind."""
-    for leftover in folder.glob("*.tmp"):
+    for leftover in folder.glob(f"*{_TEMPORARY}"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
                 leftover.unlink()

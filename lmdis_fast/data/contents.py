@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmdis_fast.data.parallel import in_order
+from lmdis_fast.data.progress import progress_bar, short_label
 from lmdis_fast.data.sources import ImageFile
 
 # A file changed this shortly before its hash was taken may change again under the same time stamp.
@@ -22,7 +23,7 @@ def content_hashes(
     source: str,
     memory_dir: Path,
     workers: int,
-    advance: Callable[[], None] = lambda: None,
+    progress: bool | None = None,
 ) -> list[str]:
     """One hash per file, of its bytes alone: copying, touching or renaming files does not change it.
 
@@ -31,7 +32,7 @@ def content_hashes(
         source: names the memory file.
         memory_dir: where hashes are remembered; a folder that cannot be written only costs time.
         workers: number of threads.
-        advance: called once per file that had to be read.
+        progress: see ``progress_bar``.
     """
     memory_path = memory_dir / f"hashes-{hashlib.blake2b(source.encode(), digest_size=8).hexdigest()}.json"
     remembered: dict[str, list[str]] = {}
@@ -53,16 +54,8 @@ def content_hashes(
             str(known[1]) if isinstance(known, list) and known[:1] == [stamp] and known[1:] else None
         )
 
-    def one(file: ImageFile) -> str:
-        try:
-            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-        except OSError:
-            return ""
-        finally:
-            advance()
-
     unknown = [file for file, known in zip(files, hashes, strict=True) if known is None]
-    computed = iter(list(in_order(one, unknown, workers)))
+    computed = iter(_computed(unknown, short_label(source), workers, progress))
     result = [next(computed) if known is None else known for known in hashes]
     fresh = {
         file.name: [stamp, digest]
@@ -72,7 +65,23 @@ def content_hashes(
     if fresh != remembered:
         with contextlib.suppress(OSError):
             memory_dir.mkdir(parents=True, exist_ok=True)
-            temporary = memory_path.with_suffix(f".{os.getpid()}.tmp")
+            temporary = memory_path.with_suffix(f".{os.getpid()}.lmdis_fast.tmp")
             temporary.write_text(json.dumps(fresh, separators=(",", ":")))
             os.replace(temporary, memory_path)
     return result
+
+
+def _computed(files: Sequence[ImageFile], label: str, workers: int, progress: bool | None) -> list[str]:
+    if not files:
+        return []
+    with progress_bar(f"reading {label}", len(files), progress, "files") as advance:
+
+        def one(file: ImageFile) -> str:
+            try:
+                return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+            except OSError:
+                return ""
+            finally:
+                advance()
+
+        return list(in_order(one, files, workers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,23 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Picture = tuple[npt.NDArray[np.uint8], tuple[int, int]]
-"""((S, S, 3) image, (width, height) of the upright original)."""
+"""((H, W, 3) image, (width, height) of the upright original)."""
 
 MIN_SIDE = 16
 """Pictures with a shorter side than this many pixels hold nothing to learn from."""
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels than this (Pillow's own limit against decompression bombs) are refused."""
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 class UnusablePicture(Exception):
@@ -45,7 +57,51 @@ def decode_picture(encoded: bytes, size: int, fit: Fit = "crop") -> Picture:
     Raises:
         UnusablePicture: empty, broken, truncated, too small or too large.
     """
-    from PIL import Image, ImageOps
+
+    def wanted(width: int, height: int) -> tuple[int, int]:
+        # Twice the wanted size leaves work to the filter.
+        part = max(width, height) if fit == "pad" else min(width, height)
+        return max(1, 2 * size * width // part), max(1, 2 * size * height // part)
+
+    return _decode(
+        encoded, wanted, lambda rgb, original, shrink: _to_square(rgb, original, size, fit, shrink)
+    )
+
+
+def decode_upright(encoded: bytes, limit: int) -> Picture:
+    """Decode, turn upright and make RGB like ``decode_picture``, but keep the whole picture, to be looked at.
+
+    Args:
+        encoded: the file's bytes.
+        limit: pictures with a longer side are scaled down to it.
+
+    Returns:
+        ((H, W, 3) uint8, (width, height) of the upright picture before scaling).
+
+    Raises:
+        UnusablePicture: as ``decode_picture``.
+    """
+
+    def scaled(rgb: Image.Image, original: tuple[int, int], shrink: int) -> npt.NDArray[np.uint8]:
+        factor = min(1.0, limit / max(original))
+        width, height = (max(1, round(factor * side)) for side in original)
+        return np.array(rgb if rgb.size == (width, height) else rgb.resize((width, height), reducing_gap=3.0))
+
+    def wanted(width: int, height: int) -> tuple[int, int]:
+        factor = min(1.0, limit / max(width, height))
+        return max(1, round(factor * width)), max(1, round(factor * height))
+
+    return _decode(encoded, wanted, scaled)
+
+
+def _decode(
+    encoded: bytes,
+    wanted: Callable[[int, int], tuple[int, int]],
+    finish: Callable[[Image.Image, tuple[int, int], int], npt.NDArray[np.uint8]],
+) -> Picture:
+    """What ``finish`` makes of the upright RGB picture, its original size, and the factor by which it has been decoded
+    smaller; ``wanted`` says from the stored size how large it has to be at least."""
+    from PIL import Image, UnidentifiedImageError
 
     if not encoded:
         raise UnusablePicture("empty file")
@@ -58,22 +114,21 @@ def decode_picture(encoded: bytes, size: int, fit: Fit = "crop") -> Picture:
                 )
             if width * height > MAX_PIXELS:
                 raise UnusablePicture(f"too large ({width}x{height})")
-            sideways = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            # A JPEG may be decoded at a half, quarter or eighth; twice the wanted size leaves the filter its
-            # work.
-            part = max(width, height) if fit == "pad" else min(width, height)
-            picture.draft(None, (max(1, 2 * size * width // part), max(1, 2 * size * height // part)))
+            turn = _orientation(picture)
+            # A JPEG may be decoded at a half, quarter or eighth.
+            picture.draft(None, wanted(width, height))
             shrink = max(1, round(width / picture.size[0]))
-            upright = ImageOps.exif_transpose(picture)
-            rgb = _to_rgb(upright, picture.format == "PNG")
-            if sideways:
+            rgb = _to_rgb(picture, picture.format == "PNG")
+            if turn in _TURNS:
+                rgb = rgb.transpose(Image.Transpose[_TURNS[turn]])
+            if turn >= 5:
                 width, height = height, width
-            return _to_square(rgb, (width, height), size, fit, shrink), (width, height)
+            return finish(rgb, (width, height), shrink), (width, height)
     except UnusablePicture:
         raise
     except Image.DecompressionBombError as error:
         raise UnusablePicture("too large (decompression bomb)") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnusablePicture("not an image, or of a kind that Pillow does not read") from error
     # Broken files make decoders raise almost anything; whatever it was, this one file is at fault.
     except Exception as error:
@@ -86,6 +141,16 @@ def square_array(image: npt.NDArray[np.uint8], size: int, fit: Fit = "crop") -> 
 
     original = (int(image.shape[1]), int(image.shape[0]))
     return _to_square(Image.fromarray(image).convert("RGB"), original, size, fit, 1), original
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The camera's rotation flag, 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    try:
+        flag = picture.getexif().get(_ORIENTATION_TAG, 1)
+    # A damaged EXIF block is no reason to lose the picture.
+    except Exception:
+        return 1
+    return flag if isinstance(flag, int) and 1 <= flag <= 8 else 1
 
 
 def _to_rgb(picture: Image.Image, png: bool) -> Image.Image:
@@ -104,7 +169,7 @@ def _to_eight_bits(values: npt.NDArray[np.generic], mode: str, png: bool) -> npt
     low, high = float(np.nanmin(wide)), float(np.nanmax(wide))
     if mode.startswith("I;16") or (mode == "I" and png):
         wide = wide / 257
-    elif mode == "F" and 0 <= low and high <= 1:
+    elif mode == "F" and low >= 0 and high <= 1:
         wide = wide * 255
     elif low < 0 or high > 255:
         wide = (wide - low) * (255 / max(high - low, 1e-30))

@@ -112,7 +112,7 @@ class ImageData:
         parts = ", ".join(
             f"{count} {name}" for name, count in zip(splits.tolist(), counts.tolist(), strict=True)
         )
-        pointed = int(np.isfinite(self.landmarks).all(axis=2).any(axis=1).sum())
+        pointed = int(np.isfinite(self.landmarks).all(axis=2).any(axis=-1).sum())
         text = f"{len(self)} images of {self.image_size}x{self.image_size} ({parts})"
         text += (
             f", {pointed} with some of {len(self.landmark_names)} landmarks" if self.landmark_names else ""
@@ -121,15 +121,17 @@ class ImageData:
 
 
 def hashed_split(hashes: Sequence[str], groups: Sequence[str] | None = None) -> list[str]:
-    """Set about one image in ten aside for testing, by content: equal pictures, and pictures of one group,
-    stay together.
+    """Set about one image in ten aside for testing, by content.
+
+    Equal pictures, and pictures of one group, stay together.
 
     Args:
         hashes: one per image, equal where the content is equal.
         groups: names of groups, where known.
 
     Returns:
-        "train" or "test" for every image: at least 1 test image where there are two different ones, at most about 500.
+        "train" or "test" for every image: at least 1 test image where there are two different ones, at most
+        about 500.
     """
     units = list(hashes) if groups is None or len(set(groups)) < 2 else list(groups)
     members: dict[str, int] = {}
@@ -144,8 +146,8 @@ def hashed_split(hashes: Sequence[str], groups: Sequence[str] | None = None) -> 
     for unit in drawn[:-1]:
         if count >= wanted:
             break
-            # A group that alone is much more than what is wanted stays in training unless nothing else can be
-            # taken. if count + members[unit] <= max(2 * wanted, 1):
+        # A group much larger than what is wanted stays in training unless nothing else can be taken.
+        if count + members[unit] <= 2 * wanted:
             test.add(unit)
             count += members[unit]
     if not test and len(drawn) > 1:
@@ -154,8 +156,7 @@ def hashed_split(hashes: Sequence[str], groups: Sequence[str] | None = None) -> 
 
 
 def joined(parts: Sequence[ImageData], images: npt.NDArray[np.uint8]) -> ImageData:
-    """Several data sets of one image size as one, over ``images`` that already holds all their pixels in
-    order."""
+    """Several data sets of one image size as one, over ``images`` that holds all their pixels in order."""
     if len(parts) == 1:
         return parts[0]
     labels = unique_labels([part.source_names[0] for part in parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from lmdis_fast.data.decoding import Picture
 from lmdis_fast.data.frame import Fit, check_fit, fit_boxes, pixels_to_frame
 from lmdis_fast.data.image_data import ImageData, hashed_split, joined
 from lmdis_fast.data.parallel import cores, in_order
-from lmdis_fast.data.progress import progress_bar
+from lmdis_fast.data.progress import progress_bar, short_label
 from lmdis_fast.data.sources import DataError, Found, ImageFile, find_images
 
 
@@ -94,12 +95,11 @@ def _open_files(name: str, size: int, fit: Fit, folder: Path, progress: bool | N
     found = find_images(name)
     table, lines, files = _listed(found)
     workers = cores()
-    with progress_bar(f"reading {name}", len(files), progress, "files") as advance:
-        hashes = content_hashes(files, os.path.abspath(name), folder, workers, advance)
+    hashes = content_hashes(files, os.path.abspath(name), folder, workers, progress)
     key = cache_key("files", size, fit, hashes)
 
     def pictures() -> Iterator[Picture | str]:
-        with progress_bar(f"decoding {name}", len(files), progress) as advance:
+        with progress_bar(f"decoding {short_label(name)}", len(files), progress) as advance:
 
             def one(file: ImageFile) -> Picture | str:
                 try:
@@ -193,8 +193,8 @@ def _open_array(
     fit: Fit,
     folder: Path,
 ) -> tuple[ImageData, str]:
-    hashes = [cache_key(image.shape, image.tobytes().hex()) for image in images]
-    key = cache_key("array", size, fit, hashes)
+    hashes = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images]
+    key = cache_key("array", size, fit, images.shape, hashes)
 
     def pictures() -> Iterator[Picture]:
         yield from in_order(lambda image: decoding.square_array(image, size, fit), images, cores())

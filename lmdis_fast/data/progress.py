@@ -27,8 +27,15 @@ def progress_bar(
         if not wanted:
             raise ImportError
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-        from rich.progress import TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
         from rich.text import Text
     except ImportError:
         yield lambda: None
@@ -41,7 +48,7 @@ def progress_bar(
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
@@ -49,3 +56,8 @@ def progress_bar(
     with Progress(*columns, console=Console(stderr=True, force_terminal=show), disable=not wanted) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
+
+
+def short_label(source: str) -> str:
+    """The last part of a path, short enough to stand beside a bar."""
+    return source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][:24]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from lmdis_fast.data.puppet_traits import Traits, taper
-
-Array = npt.NDArray[np.float32]
+from lmdis_fast.data.puppet_traits import Array, Traits, taper
 
 
 def column(values: Array) -> Array:
@@ -54,6 +51,7 @@ class HeadPlane:
         flat = (column(form[:, 0, 0]) - a13 * a13 / a33) * bent * bent
         flat += 2 * (column(form[:, 0, 1]) - a13 * a23 / a33) * bent * self.y
         flat += (column(form[:, 1, 1]) - a23 * a23 / a33) * self.y * self.y
+        np.maximum(flat, 0, out=flat)
         z = np.sqrt(np.maximum(1 - flat, 0) / a33) - (a13 * bent + a23 * self.y) / a33
         self.inside = self.ramp((1 - np.sqrt(flat)) * column(t["width"]))
         to_unit = rotation.transpose(0, 2, 1) / axes[:, :, None]

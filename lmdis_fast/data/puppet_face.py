@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from lmdis_fast.data.puppet_canvas import HeadPlane, column, lay_over, power, tint
-from lmdis_fast.data.puppet_traits import Traits, ear_centre, nose_tip, project, surface_point
-
-Array = npt.NDArray[np.float32]
+from lmdis_fast.data.puppet_traits import Array, Traits, ear_centre, nose_tip, project, surface_point
 
 
 def _hair_colour(t: Traits, plane: HeadPlane) -> Array:

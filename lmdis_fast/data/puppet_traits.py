@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from lmdis_fast.data.order import sample_rng
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+"""float32 throughout."""
 Traits = dict[str, Array]
 """Traits of n puppets: (n,) numbers, (n, 3) colours and points, (n, 3, 3) rotations."""
 
@@ -107,8 +110,8 @@ def draw_traits(indices: npt.NDArray[np.int64], seed: int) -> Traits:
     rest = drawn[:, len(names) :].astype(np.float32)
     for number, name in enumerate(_COLOURS):
         traits[name] = _colour(rest[:, 3 * number : 3 * number + 3])
-    # Both ends of the wall's gradient are of one family, so that backgrounds look lit and not painted at
-    # random. traits["wall_2"] = 0.45 * traits["wall_1"] + 0.55 * traits["wall_2"]
+    # Both ends of the wall's gradient are of one family, so that backgrounds look lit, not painted.
+    traits["wall_2"] = 0.45 * traits["wall_1"] + 0.55 * traits["wall_2"]
     blobs = rest[:, 3 * len(_COLOURS) :].reshape(-1, _BLOBS, 3)
     traits["blobs"] = blobs * np.array([2.4, 2.4, 0.6], np.float32) + np.array([-1.2, -1.2, 0.15], np.float32)
     _finish(traits)

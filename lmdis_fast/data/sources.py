@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm".split()
+    f".{kind}"
+    for kind in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm"),
+    )
 )
 TABLE_NAME = "landmarks.csv"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -35,7 +39,7 @@ class ImageFile:
 
     def read(self) -> bytes:
         """The encoded bytes. Raises OSError."""
-        with open(self.path, "rb") as stream:
+        with self.path.open("rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
 
@@ -63,8 +67,8 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 def find_images(source: str | os.PathLike[str]) -> Found:
     """List the image files of a folder, a .tar or a single picture.
 
-    Hidden files and folders (".x") and "__MACOSX" are left out; links to folders are followed once. A ``landmarks.csv``
-    at the top of a folder, at the top of a tar, or beside a tar or picture, belongs to the source.
+    Hidden files and folders (".x") and "__MACOSX" are left out; links to folders are followed once. A
+    ``landmarks.csv`` at the top of a folder, at the top of a tar, or beside a tar, belongs to the source.
 
     Raises:
         DataError: the path does not exist, is not of a known kind, or holds no image file.
@@ -89,7 +93,8 @@ def find_images(source: str | os.PathLike[str]) -> Found:
         found.files.append(ImageFile(path.name, path, path.stat().st_size))
     else:
         raise DataError(
-            f"data: {str(source)!r} is not a folder, .tar, .npz or picture ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"data: {str(source)!r} is not a folder, .tar, .npz or picture "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
     found.files.sort(key=lambda file: natural_key(file.name))
     if not found.files:

@@ -7,13 +7,14 @@ centre, do not move with the object, or lose their heatmap to the background.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..models import LandmarkAutoencoder
+from ..models.detector import isotropic_sigma
 from ..pairs import Pair
 
 Array = npt.NDArray[np.float64]
@@ -26,6 +27,18 @@ FOLLOW = 0.5
 """A landmark that follows less than this share of a warp's displacement does not move with the object."""
 PIXELS = 0.5
 """A landmark whose heatmap holds less than this many pixels has lost it to the background."""
+
+
+CURES = {
+    "background": "lost their heatmap to the background: lower --losses.concentration or use fewer --landmarks",
+    "together": "lie on one another: raise --losses.separation or its bandwidth, or use fewer --landmarks",
+    "centre": (
+        "sit at the image's centre whatever the image shows, their heatmaps being flat: lower "
+        "--model.detector.temperature or train longer (--images)"
+    ),
+    "still": "do not move with the object: train longer (--images) or raise --losses.equivariance",
+}
+"""What is wrong, in words, with the option that usually cures it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class LandmarkHealth:
     """The landmark nearest to it (its own number where there is no other)."""
     distance: float
     """Median distance from that one."""
-    messages: tuple[str, ...] = ()
-    """What is wrong, with the option that usually cures it; empty where nothing is."""
+    faults: tuple[str, ...] = ()
+    """Keys of `CURES`; empty where nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +71,38 @@ class HealthCheck:
     landmarks: tuple[LandmarkHealth, ...] = ()
     images: int = 0
     """Images measured."""
-    messages: tuple[str, ...] = field(default=())
-    """Every finding once."""
+
+    @property
+    def messages(self) -> list[str]:
+        """One plain sentence for each kind of fault found."""
+        sentences = []
+        for fault, words in CURES.items():
+            found = [str(h.landmark) for h in self.landmarks if fault in h.faults]
+            if found:
+                sentences.append(
+                    f"Landmarks {', '.join(found)} {words}." if len(found) > 1 else singular(found[0], words)
+                )
+        return sentences
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "messages": self.messages}
 
 
-def check_health(
-    coords: Array, mapped: Array, still: Array, sigma: Array, mass: Array
-) -> HealthCheck:
+def singular(landmark: str, words: str) -> str:
+    """A sentence of `CURES` about one landmark."""
+    for plural, single in (
+        ("lost their heatmap", "lost its heatmap"),
+        ("lie on one another", "lies on another"),
+        ("sit at", "sits at"),
+        ("their heatmaps being", "its heatmap being"),
+        ("do not move", "does not move"),
+    ):
+        words = words.replace(plural, single)
+    return f"Landmark {landmark} {words}."
+
+
+def check_health(coords: Array, mapped: Array, still: Array, sigma: Array, mass: Array) -> HealthCheck:
     """Judge K landmarks over M images.
 
     Args:
@@ -88,47 +122,35 @@ def check_health(
     distance = np.median(np.linalg.norm(half[:, :, None] - half[:, None], axis=-1), axis=0)
     distance[np.arange(landmarks), np.arange(landmarks)] = np.inf
     pixels, spread = mass.mean(0), sigma.mean(0) / 2
-    judged, findings = [], []
+    judged = []
     for k in range(landmarks):
         nearest = int(distance[k].argmin()) if landmarks > 1 else k
         near = float(distance[k, nearest]) if landmarks > 1 else 0.0
-        messages = []
-        if pixels[k] < PIXELS:
-            messages.append(
-                f"Landmark {k} has lost its heatmap to the background ({pixels[k]:.2f} pixels left): "
-                "lower --losses.concentration or use fewer --landmarks."
-            )
-        if landmarks > 1 and near < TOGETHER:
-            text = (
-                f"Landmarks {min(k, nearest)} and {max(k, nearest)} lie on one another ({100 * near:.1f} % of the side "
-                "apart): raise --losses.separation or its bandwidth, or use fewer --landmarks."
-            )
-            messages.append(text)
-        if off_centre[k] < CENTRE and variation[k] < CENTRE:
-            messages.append(
-                f"Landmark {k} sits at the image's centre whatever the image shows: lower "
-                "--model.detector.temperature (its heatmap is flat) or train longer."
-            )
-        if follow[k] < FOLLOW:
-            messages.append(
-                f"Landmark {k} does not move with the object (it follows {100 * max(follow[k], 0):.0f} % of a warp): "
-                "train longer (--images) or raise --losses.equivariance."
-            )
+        wrong = {
+            "background": pixels[k] < PIXELS,
+            "together": landmarks > 1 and near < TOGETHER,
+            "centre": off_centre[k] < CENTRE and variation[k] < CENTRE,
+            "still": follow[k] < FOLLOW,
+        }
         judged.append(
             LandmarkHealth(
-                k, float(pixels[k]), float(spread[k]), float(follow[k]), float(error[k]), float(variation[k]),
-                nearest, near, tuple(messages),
+                landmark=k,
+                mass=float(pixels[k]),
+                spread=float(spread[k]),
+                follow=float(follow[k]),
+                error=float(error[k]),
+                variation=float(variation[k]),
+                nearest=nearest,
+                distance=near,
+                faults=tuple(fault for fault, is_wrong in wrong.items() if is_wrong),
             )
         )
-        findings += [m for m in messages if m not in findings]
-    return HealthCheck(tuple(judged), count, tuple(findings))
+    return HealthCheck(tuple(judged), count)
 
 
 @torch.no_grad()
 def measure_health(model: LandmarkAutoencoder, pairs: Iterable[Pair]) -> HealthCheck:
     """Run the detector over pairs of held-out images and judge its landmarks. The model must be in evaluation mode."""
-    from ..models.detector import isotropic_sigma
-
     ratio = model.config.padding_ratio
     collected: list[list[Array]] = []
     for pair in pairs:
@@ -141,8 +163,11 @@ def measure_health(model: LandmarkAutoencoder, pairs: Iterable[Pair]) -> HealthC
         pixels = logits.shape[-1] * logits.shape[-2]
         mass = detection.mass[:count] * (pixels if model.config.detector.over == "channels" else 1.0)
         rows = (
-            coords, pair.spline.transform(twins / ratio) * ratio, pair.spline.transform(coords / ratio) * ratio,
-            sigma, mass,
+            coords,
+            pair.spline.transform(twins / ratio) * ratio,
+            pair.spline.transform(coords / ratio) * ratio,
+            sigma,
+            mass,
         )
         collected.append([np.asarray(t.double().cpu()) for t in rows])
     return check_health(*(np.concatenate(parts) for parts in zip(*collected, strict=True)))

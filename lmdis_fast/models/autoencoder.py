@@ -58,7 +58,7 @@ class LandmarkAutoencoder(nn.Module):
             else None
         )
         self.decoder = Decoder(config.decoder, config.landmarks, config.features.descriptor)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     # ---- for users -------------------------------------------------------------------------------------------------
 

@@ -60,14 +60,22 @@ class Decoder(nn.Module):
         channels, levels = landmarks + 1, len(config.sigmas)
         features = config.features if descriptor else 0
         self.expand = (
-            GroupLinear(channels, descriptor, features, shared_bias=config.shared_bias) if descriptor else None
+            GroupLinear(channels, descriptor, features, shared_bias=config.shared_bias)
+            if descriptor
+            else None
         )
         inputs = levels * (channels + features)
         body = Hourglass(
-            inputs, config.hourglass, output=3 if config.upsample == "none" else None, output_norm=config.output_norm
+            inputs,
+            config.hourglass,
+            output=3 if config.upsample == "none" else None,
+            output_norm=config.output_norm,
         )
         # The hourglass's first convolution becomes the splatting one; its norm and activation stay where they are.
-        first = body.encoders[0][0]
+        encoder = body.encoders[0]
+        assert isinstance(encoder, nn.Sequential)
+        first = encoder[0]
+        assert isinstance(first, nn.Sequential)
         self.first = SplatConv(channels, levels, features, config.hourglass.levels[0].encoder[0])
         first[0] = nn.Identity()
         self.hourglass = body

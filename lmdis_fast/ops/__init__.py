@@ -7,7 +7,8 @@ Needs torch and numpy alone. Points are (x, y) in [-1, 1]; widths are in units w
 from .gaussian_splat import render_gaussians, splat_landmarks
 from .heatmap_moments import HeatmapMoments, heatmap_moments
 from .landmark_pool import gaussian_pool, landmark_pool
-from .tps_warp import ThinPlateSpline, similarity, tps_warp
+from .thin_plate_spline import ThinPlateSpline, similarity
+from .tps_warp import tps_warp
 
 __all__ = [
     "HeatmapMoments",

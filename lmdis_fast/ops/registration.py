@@ -12,7 +12,7 @@ from .. import backends
 
 NAMESPACE = "lmdis_fast"
 #: Has to outlive the operators. A fragment, so that a compiled extension may define the namespace as well.
-LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 #: Every operator's schema by its name; a compiled extension defines the same strings.
 SCHEMAS: dict[str, str] = {}
 
@@ -45,13 +45,13 @@ def register_operator(
     qualified = f"{NAMESPACE}::{name}"
     SCHEMAS[name] = schema
     if not hasattr(torch.ops.lmdis_fast, name):
-        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
     backends.register_kernel("reference", name, reference)
 
     def kernel(*args: Any) -> Any:
         return backends.run(name, args)
 
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     if backward is None:
         setup_context, backward = _keep_all_arguments, _composed_backward(reference)
@@ -117,7 +117,7 @@ def unfolded(result: Tensor, mapped: int) -> tuple[Tensor, int | None]:
     """The reverse of :func:`folded`, with the result's mapped dimension; absent gradients (shape (0,)) stay."""
     if result.dim() == 1:
         return result, None
-    return result.unflatten(0, (mapped, -1 if result.shape[0] else 0)), 0
+    return torch.unflatten(result, 0, (mapped, -1 if result.shape[0] else 0)), 0
 
 
 def unfolded_all(results: Tensor | Sequence[Tensor], mapped: int) -> tuple[Any, Any]:

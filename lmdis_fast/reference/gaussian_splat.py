@@ -145,7 +145,7 @@ def splat_landmarks(
     levels = _Levels(coords.to(dtype), size, sigma, gain, "channels", align_corners)
     shares, _ = levels.normalized(background)
     spread = torch.matmul(features.to(dtype).transpose(1, 2).unsqueeze(1), shares.flatten(3))
-    return torch.cat((shares.flatten(1, 2), spread.unflatten(3, tuple(size)).flatten(1, 2)), 1).to(
+    return torch.cat((shares.flatten(1, 2), torch.unflatten(spread, 3, tuple(size)).flatten(1, 2)), 1).to(
         features.dtype
     )
 
@@ -167,14 +167,14 @@ def splat_landmarks_backward(
     channels, width = features.shape[1:]
     levels = _Levels(coords.to(dtype), size, sigma, gain, "channels", align_corners)
     shares, total = levels.normalized(background)
-    of_shares = grad[:, : len(sigma) * channels].unflatten(1, (len(sigma), channels))
-    of_spread = grad[:, len(sigma) * channels :].unflatten(1, (len(sigma), width)).flatten(3)
+    of_shares = torch.unflatten(grad[:, : len(sigma) * channels], 1, (len(sigma), channels))
+    of_spread = torch.unflatten(grad[:, len(sigma) * channels :], 1, (len(sigma), width)).flatten(3)
     grad_coords, grad_features = coords.new_empty((0,)), features.new_empty((0,))
     if need_features:
         pooled = torch.matmul(shares.flatten(3), of_spread.transpose(2, 3)).sum(1)
         grad_features = pooled.to(features.dtype)
     if need_coords:
-        through = torch.matmul(features.to(dtype).unsqueeze(1), of_spread).unflatten(3, size)
+        through = torch.unflatten(torch.matmul(features.to(dtype).unsqueeze(1), of_spread), 3, size)
         by_map = _through_normalization(of_shares + through, shares, total)
         grad_coords = levels.moved(by_map, "channels").to(coords.dtype)
     return grad_coords, grad_features

@@ -48,7 +48,7 @@ def probabilities(logits: Tensor, over: str, temperature: float) -> Tensor:
         z = z / temperature
     if over == "channels":
         return masked_softmax(z, 1)
-    return masked_softmax(z.flatten(2), 2).unflatten(2, z.shape[2:])
+    return torch.unflatten(masked_softmax(z.flatten(2), 2), 2, z.shape[2:])
 
 
 def _axis_marginals(logits: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:

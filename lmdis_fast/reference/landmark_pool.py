@@ -59,14 +59,14 @@ def landmark_pool_backward(
         grad = grad / (mass + eps).unsqueeze(-1)
     grad_features, grad_logits = _absent(features), _absent(logits)
     if need_features:
-        spread = torch.bmm(grad.transpose(1, 2), q).unflatten(2, features.shape[2:])
+        spread = torch.unflatten(torch.bmm(grad.transpose(1, 2), q), 2, features.shape[2:])
         grad_features = in_layout_of(spread.to(features.dtype), features)
     if need_logits:
         by_weight = torch.bmm(grad, features.to(dtype).flatten(2)) - (grad * pooled).sum(2, keepdim=True)
         if grad_mass is not None and over == "channels":
             by_weight = by_weight + grad_mass.unsqueeze(-1)
         expected = (q * by_weight).sum(1 if over == "channels" else 2, keepdim=True)
-        by_logit = (q * (by_weight - expected) / temperature).unflatten(2, logits.shape[2:])
+        by_logit = torch.unflatten((q * (by_weight - expected) / temperature), 2, logits.shape[2:])
         grad_logits = in_layout_of(by_logit.to(logits.dtype), logits)
     return grad_features, grad_logits
 
@@ -108,10 +108,10 @@ def gaussian_pool_backward(
     grad_features, grad_coords, grad_sigma = _absent(features), _absent(coords), _absent(sigma)
     if need_features:
         weights = (weight_y.unsqueeze(3) * weight_x.unsqueeze(2)).flatten(2)
-        by_feature = torch.bmm(grad.transpose(1, 2), weights).unflatten(2, features.shape[2:])
+        by_feature = torch.unflatten(torch.bmm(grad.transpose(1, 2), weights), 2, features.shape[2:])
         grad_features = in_layout_of(by_feature.to(features.dtype), features)
     if need_landmarks:
-        by_weight = torch.bmm(grad, features.to(dtype).flatten(2)).unflatten(2, features.shape[2:])
+        by_weight = torch.unflatten(torch.bmm(grad, features.to(dtype).flatten(2)), 2, features.shape[2:])
         by_x = (by_weight * weight_y.unsqueeze(3)).sum(2)
         by_y = (by_weight * weight_x.unsqueeze(2)).sum(3)
         score_x = weight_x * (by_x - (weight_x * by_x).sum(-1, keepdim=True))

@@ -72,7 +72,7 @@ def solve(source: Tensor, displacement: Tensor, alpha: float) -> tuple[Tensor, T
     right = torch.cat((displacement, displacement.new_zeros((*displacement.shape[:-2], 3, 2))), -2)
     if system.dim() == 2 and right.dim() == 3:  # one factorisation serves the whole batch
         flat = torch.linalg.solve(system, right.transpose(0, 1).flatten(1))
-        answer = flat.unflatten(1, (right.shape[0], 2)).transpose(0, 1)
+        answer = torch.unflatten(flat, 1, (right.shape[0], 2)).transpose(0, 1)
     else:
         answer = torch.linalg.solve(system, right)
     unit = torch.eye(2, 3, dtype=source.dtype, device=source.device)
@@ -113,7 +113,8 @@ def _lattice_basis(centers: Tensor, size: Sequence[int], align_corners: bool) ->
     """``(P + 3, H W)`` rows ``U_i, x, y, 1`` on the lattice, kept for the next call with the same centres."""
     size = tuple(size)
     key: tuple[object, ...] | None = None
-    if not (centers.is_inference() or (centers.is_cuda and torch.cuda.is_current_stream_capturing())):
+    capturing = centers.is_cuda and torch.cuda.is_current_stream_capturing()
+    if type(centers) is Tensor and not centers.is_inference() and not capturing:
         # The entry keeps the centres alive, so an address cannot come to mean other points; a write in place shows
         # in the version. Comparing contents instead would make a GPU wait.
         place = (centers.data_ptr(), centers.stride(), centers.shape, centers._version)
@@ -126,7 +127,7 @@ def _lattice_basis(centers: Tensor, size: Sequence[int], align_corners: bool) ->
     points = lattice(size, align_corners, dtype, centers.device)
     kernel = thin_plate(_squared_distances(points, centers.to(dtype)))
     basis = torch.cat((kernel, points, torch.ones_like(points[:1])))
-    if key is not None:
+    if key is not None and type(basis) is Tensor:  # a tracer's stand-ins are not kept
         with _bases_lock:
             _bases[key] = (centers, basis)
             while len(_bases) > _CACHED_BASES:
@@ -146,13 +147,13 @@ def lattice_displacement(
     size: Sequence[int],
     align_corners: bool,
 ) -> Tensor:
-    """``g(p) - p`` at the pixel centres, ``(N, 2, H W)``, in float32 at least."""
-    dtype = arithmetic_dtype(weights)
+    """``g(p) - p`` at the pixel centres, ``(N, 2, H W)``, computed in the weights' dtype or better."""
+    dtype = arithmetic_dtype(weights, centers)
     if _has_constant_basis(centers, before):
         basis = _lattice_basis(centers, size, align_corners)
         linear = affine.to(basis.dtype) - torch.eye(2, 3, dtype=basis.dtype, device=basis.device)
         rows = torch.cat((weights.to(basis.dtype).transpose(1, 2), linear), 2)
-        return torch.mm(rows.flatten(0, 1), basis).unflatten(0, (weights.shape[0], 2)).to(dtype)
+        return torch.unflatten(torch.mm(rows.flatten(0, 1), basis), 0, (weights.shape[0], 2)).to(dtype)
     points = lattice(size, align_corners, dtype, weights.device)
     return torch.cat(
         [displacement_at(points, *part) for part in _parts(points, dtype, centers, weights, affine, before)]
@@ -238,6 +239,7 @@ def tps_warp(
 ) -> Tensor:
     """``(N, C, H', W')`` in the image's dtype; channels_last for a channels_last image."""
     displacement = lattice_displacement(centers, weights, affine, before, size, align_corners)
+    displacement = displacement.to(arithmetic_dtype(image, centers))
     x, y, _ = _axes(displacement, image, size, padding_mode, align_corners)
     values = image.to(displacement.dtype)
     out = None
@@ -246,7 +248,9 @@ def tps_warp(
             part = _corner(values, x, y, i, j) * (weight_x * weight_y).unsqueeze(1)
             out = part if out is None else out.add_(part)
     assert out is not None
-    return out.unflatten(2, tuple(size)).to(image.dtype).contiguous(memory_format=memory_format_of(image))
+    return (
+        torch.unflatten(out, 2, tuple(size)).to(image.dtype).contiguous(memory_format=memory_format_of(image))
+    )
 
 
 def memory_format_of(image: Tensor) -> torch.memory_format:
@@ -274,8 +278,8 @@ def tps_warp_backward(
     ``need_spline`` asks for those of weights, affine and before.
     """
     size = tuple(grad.shape[2:])
-    displacement = lattice_displacement(centers, weights, affine, before, size, align_corners)
-    dtype = displacement.dtype
+    dtype = arithmetic_dtype(image, centers)
+    displacement = lattice_displacement(centers, weights, affine, before, size, align_corners).to(dtype)
     x, y, pixels = _axes(displacement, image, size, padding_mode, align_corners)
     grad = grad.to(dtype).flatten(2)
     answer = [tensor.new_empty((0,)) for tensor in (image, centers, weights, affine, affine)]
@@ -311,7 +315,7 @@ def _blend_adjoint(grad: Tensor, image: Tensor, x: _Bilinear, y: _Bilinear) -> T
     total = grad.new_zeros((batch * height * width, channels))
     # index_put sorts on a GPU, where a scatter would add in any order
     total = total.index_put((torch.cat(indices),), torch.cat(parts), accumulate=True)
-    of_image = total.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2).to(image.dtype)
+    of_image = torch.unflatten(total, 0, (batch, height, width)).permute(0, 3, 1, 2).to(image.dtype)
     return in_layout_of(of_image, image)
 
 
@@ -326,17 +330,23 @@ def _spline_adjoint(
     need_centers: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of centres, weights, affine and before from that of ``g`` on the lattice, ``(N, 2, H' W')``."""
+    of_g = of_g.to(arithmetic_dtype(of_g, weights))
     nothing = of_g.new_empty((0,))
     if _has_constant_basis(centers, before) and not need_centers:
         basis = _lattice_basis(centers, size, align_corners)
-        rows = torch.mm(of_g.to(basis.dtype).flatten(0, 1), basis.t()).unflatten(0, (of_g.shape[0], 2))
+        rows = torch.unflatten(torch.mm(of_g.to(basis.dtype).flatten(0, 1), basis.t()), 0, (of_g.shape[0], 2))
         count = centers.shape[0]
-        return nothing, rows[..., :count].transpose(1, 2), rows[..., count:], nothing
+        return (
+            nothing,
+            rows[..., :count].transpose(1, 2).contiguous(),
+            rows[..., count:].contiguous(),
+            nothing,
+        )
     points = lattice(size, align_corners, of_g.dtype, of_g.device)
     parts = list(_parts(points, of_g.dtype, centers, weights, affine, before))
     pieces = [
         _part_adjoint(grad, points, *part)
-        for grad, part in zip(of_g.split([len(p[1]) for p in parts]), parts, strict=True)
+        for grad, part in zip(torch.split(of_g, [len(part[1]) for part in parts]), parts, strict=True)
     ]
     of_centers, of_weights, of_affine, of_before = (torch.cat(found) for found in zip(*pieces, strict=True))
     return of_centers.sum(0) if centers.dim() == 2 else of_centers, of_weights, of_affine, of_before

@@ -1,0 +1,49 @@
+"""Which path tps_warp runs, and that every path gives the same numbers."""
+
+import pytest
+import torch
+
+from ..cases import Case, cases_of
+from ..checks import (
+    check_asked_for_backend,
+    check_autocast,
+    check_deterministic,
+    check_half_precision,
+    check_path,
+    check_vmap,
+    check_vmap_of_backward,
+)
+
+CASES = cases_of("tps_warp")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward_and_backward_run_on_the_reference(case: Case) -> None:
+    check_path(case)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton", "cuda"])
+def test_backend_asked_for_runs_or_raises(backend: str) -> None:
+    check_asked_for_backend(CASES[0], backend)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_lower_precision_is_near_float64(case: Case, dtype: torch.dtype) -> None:
+    check_half_precision(case, dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_are_all_written_and_repeatable(case: Case, deterministic: None) -> None:
+    check_deterministic(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_autocast_computes_in_float32(case: Case) -> None:
+    check_autocast(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_vmap_folds_into_the_batch(case: Case) -> None:
+    check_vmap(case)
+    check_vmap_of_backward(case)
