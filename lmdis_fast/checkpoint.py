@@ -57,8 +57,11 @@ def load_optimizer_state(
     for name, tensor in tensors.items():
         parameter, key = name.rsplit("/", 1)
         target = parameters[parameter]
-        device = "cpu" if key == "step" and not target.is_cuda else target.device
-        optimizer.state[target][key] = tensor.to(device)
+        if key == "step":
+            optimizer.state[target][key] = tensor.to("cuda" if target.is_cuda else "cpu")
+        else:
+            # Adam's fused step walks through memory: moments must lie in the order of their weights.
+            optimizer.state[target][key] = torch.empty_like(target).copy_(tensor)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

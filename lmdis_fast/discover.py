@@ -58,9 +58,9 @@ Points = npt.NDArray[np.float64]
 class DiscoverConfig:
     """Find a run's landmarks in images: a table of pixel coordinates, overlay pictures and an overview."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, or a checkpoint."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES...")]
     """Image files, folders (searched to the bottom) and .tar files."""
     out: str
     """Folder to write to."""
@@ -249,17 +249,21 @@ def decode_all(
             skipped.append(result)
 
 
-def draw_overlay(item: Decoded, found: Found, path: Path) -> None:
-    """The original image with its landmarks, as a JPEG."""
-    picture, size = decode_upright(item.file.read(), OVERLAY_SIDE)
+def draw_overlay(item: Decoded, found: Found, path: Path) -> str | None:
+    """The original image with its landmarks, as a JPEG; the reason where it cannot be drawn."""
+    try:
+        picture, size = decode_upright(item.file.read(), OVERLAY_SIDE)
+    except UnusablePicture as reason:
+        return str(reason)
     coords = (2 * found.points + 1) / np.array(size) - 1
     drawn = draw_landmarks(picture, coords.astype(np.float32), numbers=max(size) >= 256)
     Image.fromarray(drawn).save(path, quality=95, subsampling=0)
+    return None
 
 
 def overlay_name(number: int, name: str) -> str:
     """File name of an overlay: the row in the table, and as much of the image's name as file systems like."""
-    return f"{number:06d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[-80:]}.jpg"
+    return f"{number:06d}_{re.sub(r'[^A-Za-z0-9-]+', '_', os.path.splitext(name)[0])[-80:]}.jpg"
 
 
 def discover(config: DiscoverConfig) -> int:
@@ -289,6 +293,7 @@ def discover(config: DiscoverConfig) -> int:
     for old in overlays.glob("[0-9][0-9][0-9][0-9][0-9][0-9]_*.jpg"):
         old.unlink()  # of an earlier run into the same folder
     sheet: list[Picture] = []
+    undrawn: list[tuple[str, str]] = []
     stride = max(1, len(files) // (SHEET_ROWS * SHEET_COLUMNS))
     begun = time.monotonic()
     stream = itertools.chain([first], decoded)
@@ -305,11 +310,11 @@ def discover(config: DiscoverConfig) -> int:
                 if table.count < drawn:
                     pending.append((item, found, overlays / overlay_name(table.count, found.name)))
                 table.add(found)
-            for _ in in_order(lambda args: draw_overlay(*args), pending, cores()):
-                pass
             for _ in range(len(batch) + len(skipped) - unusable):
                 advance()
             unusable = len(skipped)
+            reasons = in_order(lambda args: draw_overlay(*args), pending, cores())
+            undrawn += [(item.name, why) for (item, _, _), why in zip(pending, reasons, strict=True) if why]
         table.finish()
     seconds = max(time.monotonic() - begun, 1e-9)
     rows = [sheet[i : i + SHEET_COLUMNS] for i in range(0, len(sheet), SHEET_COLUMNS)]
@@ -319,6 +324,8 @@ def discover(config: DiscoverConfig) -> int:
         f"({table.count / seconds:,.0f} images/s)."
     )
     list_skipped(out, skipped)
+    if undrawn:
+        print(f"{len(undrawn):,} overlays could not be drawn; the first is {undrawn[0][0]}: {undrawn[0][1]}")
     return table.count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = npt.NDArray[np.uint8]
+
+SMOOTH = 4
+"""Dots are drawn this many times larger than they appear, for smooth edges."""
 
 
 def landmark_colours(count: int) -> list[tuple[int, int, int]]:
@@ -38,18 +42,23 @@ def draw_landmarks(
     scale = 1.0 if side is None else side / height
     size = (round(width * scale), round(height * scale))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    # Dots are drawn at four times the size, for smooth edges.
-    layer = Image.new("RGBA", (size[0] * 4, size[1] * 4), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
-    radius = max(6.0, 0.022 * 4 * min(size))
-    font = ImageFont.load_default(size=round(2.6 * radius))
+    radius = max(6.0, 0.022 * SMOOTH * min(size))
+    font = ImageFont.load_default(size=round(2.6 * radius)) if numbers else None
+    reach = math.ceil((5 if numbers else 1.5) * radius / SMOOTH) + 1
+    patch_side = SMOOTH * 2 * reach
     for k, (colour, (x, y)) in enumerate(zip(landmark_colours(len(coords)), coords.tolist(), strict=True)):
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
-        cx, cy = (x + 1) / 2 * size[0] * 4, (y + 1) / 2 * size[1] * 4
+        right, down = (x + 1) / 2 * size[0], (y + 1) / 2 * size[1]
+        left, top = math.floor(right) - reach, math.floor(down) - reach
+        if not (-2 * reach < left < size[0] and -2 * reach < top < size[1]):
+            continue
+        patch = Image.new("RGBA", (patch_side, patch_side), (0, 0, 0, 0))
+        draw = ImageDraw.Draw(patch)
+        cx, cy = (right - left) * SMOOTH, (down - top) * SMOOTH
         box = (cx - radius, cy - radius, cx + radius, cy + radius)
         draw.ellipse(box, fill=(*colour, 255), outline=(0, 0, 0, 255), width=max(2, round(radius / 4)))
-        if numbers:
+        if font is not None:
             draw.text(
                 (cx + 1.2 * radius, cy - 1.8 * radius),
                 str(k),
@@ -58,9 +67,8 @@ def draw_landmarks(
                 stroke_width=3,
                 stroke_fill=(0, 0, 0, 255),
             )
-    picture.paste(
-        layer.resize(size, Image.Resampling.LANCZOS), (0, 0), layer.resize(size, Image.Resampling.LANCZOS)
-    )
+        patch = patch.resize((2 * reach, 2 * reach), Image.Resampling.LANCZOS)
+        picture.paste(patch, (left, top), patch)
     return np.asarray(picture)
 
 

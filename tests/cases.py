@@ -26,6 +26,7 @@ UNIT = torch.tensor([[1.0, 0.03, 0.011], [-0.02, 1.0, 0.017]], dtype=torch.float
 
 SHARED = uniform((4, 2), 1)
 
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """``call`` takes the tensors that ``inputs(seed)`` makes in float64, and returns a tensor or several."""

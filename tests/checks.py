@@ -78,6 +78,24 @@ def check_compiled(case: Case, backend: str) -> None:
         assert_near(out, want.double())
 
 
+def check_dynamic_batch(case: Case) -> None:
+    """One graph serves several batch sizes."""
+    torch.compiler.reset()
+    compiled = torch.compile(case.results, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for copies in (
+            4,
+            5,
+            6,
+        ):  # no other dimension has these sizes, which torch would take for the same one
+            tensors = [
+                torch.cat([t] * copies).requires_grad_() for t in case.tensors(torch.float32, grad=False)
+            ]
+            found = results_and_gradients(case, tensors, compiled)
+            for out, want in zip(found, results_and_gradients(case, tensors), strict=True):
+                assert_near(out, want.double())
+
+
 def check_path(case: Case) -> None:
     """Forward and backward ran on the reference, and the result is none of the inputs' memory."""
     backends._last.clear()

@@ -63,7 +63,8 @@ def check_same_device(op: str, **tensors: Tensor | None) -> None:
 
 def check_same_batch(op: str, **tensors: Tensor) -> None:
     """All tensors given have one batch size N."""
-    if len({tensor.shape[0] for tensor in tensors.values()}) > 1:
+    first, *others = tensors.values()
+    if any(tensor.shape[0] != first.shape[0] for tensor in others):
         got = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"{op}: tensors must have the same batch size N, got {got}")
 
@@ -80,7 +81,7 @@ def checked_number(op: str, name: str, value: Any, *, zero: bool = False, negati
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number, got {described(value)}")
     number = float(value)
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:  # not math.isfinite, which breaks a graph with dynamic numbers
         raise ValueError(f"{op}: {name} must be finite, got {value}")
     if not negative and (number < 0 or (number == 0 and not zero)):
         raise ValueError(f"{op}: {name} must be {'at least 0' if zero else 'positive'}, got {value}")

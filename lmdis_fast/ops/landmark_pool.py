@@ -118,7 +118,8 @@ def gaussian_pool(
 
 
 def _autocasts(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
+    # torch knows no autocast for tensors without storage.
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def _landmark_fake(

@@ -3,12 +3,17 @@
 import pytest
 
 from ..cases import Case, cases_of
-from ..checks import check_compiled
+from ..checks import check_compiled, check_dynamic_batch
 
 
 @pytest.mark.parametrize("case", cases_of("landmark_pool"), ids=str)
 def test_whole_graph_and_gradient(case: Case) -> None:
     check_compiled(case, "aot_eager")
+
+
+def test_dynamic_batch() -> None:
+    for case in {case.operator: case for case in reversed(cases_of("landmark_pool"))}.values():
+        check_dynamic_batch(case)
 
 
 @pytest.mark.slow
