@@ -28,8 +28,8 @@ def measure(precision: Precision, *, steps: int = 30, warmup: int = 5) -> tuple[
 
     def step(number: int) -> None:
         pair = make_pair(model, loader.batch(number), config, number)
-        output = model.forward_pair(pair.padded, features_from=config.features_from)
-        terms, _ = loss_terms(pair, output, config.losses, 0.5)
+        output = model.forward_pair(pair.padded, **config.halves)
+        terms, _ = loss_terms(pair, output, config, 0.5)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()

@@ -26,6 +26,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, found or read; the message says what to do."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's file is not whole."""
+
+
 @dataclass
 class Checkpoint:
     """What a checkpoint holds."""
@@ -58,7 +62,7 @@ def load_optimizer_state(
         parameter, key = name.rsplit("/", 1)
         target = parameters[parameter]
         if key == "step":
-            optimizer.state[target][key] = tensor.to("cuda" if target.is_cuda else "cpu")
+            optimizer.state[target][key] = tensor.to(target.device if target.is_cuda else "cpu")
         else:
             # Adam's fused step walks through memory: moments must lie in the order of their weights.
             optimizer.state[target][key] = torch.empty_like(target).copy_(tensor)
@@ -111,7 +115,8 @@ def save_checkpoint(
         raise CheckpointError(
             f"could not write {path} ({error}); free some space and go on with --resume auto"
         ) from error
-    for old in sorted(folder.glob(PATTERN))[:-keep]:
+    # Later steps are of no concern: they are damaged files that this run has passed over, and will write again.
+    for old in sorted(p for p in folder.glob(PATTERN) if p.name <= path.name)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 
@@ -151,7 +156,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except (OSError, SafetensorError, json.JSONDecodeError, struct.error) as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{path} is damaged ({error}); delete it to go on from the checkpoint before it"
         ) from error
     try:
@@ -168,14 +173,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def newest_readable(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run folder that can be read; None where there is none.
+    """The newest checkpoint of a run folder that is whole; None where there is none.
 
-    Damaged ones are named on the way, and left in place.
+    Damaged ones are named on the way, and left in place. One of another version is an error, not a reason to start anew.
     """
     for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
             return read_checkpoint(path)
-        except CheckpointError as error:
+        except DamagedCheckpointError as error:
             print(f"Passing over {error}")
     return None
 

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
 
 from .data.augment import ColourConfig, WarpConfig
+from .models.autoencoder import Half
 from .models.config import ModelConfig, Preset, check_model_config, model_preset
 
 if sys.version_info >= (3, 11):
@@ -31,9 +32,9 @@ else:
 class LossConfig:
     """Weights of the losses. A pair is a value at the run's start and one at its end, with a geometric path between."""
 
-    reconstruction: tuple[float, float] = (0.1, 5.0)
+    reconstruction: tuple[float, float] = (0.3, 10.0)
     """Weight of half the squared error, summed over pixels."""
-    concentration: float = 100.0
+    concentration: float = 400.0
     """Weight of the heatmaps' spread."""
     concentration_form: Literal["code", "paper"] = "code"
     """Row 2: exponential of the entropy (code) or the paper's printed formula."""
@@ -132,8 +133,11 @@ class TrainConfig:
     """Folder of the cache of decoded images (default: LMDIS_FAST_CACHE or ~/.cache/lmdis_fast)."""
     fit: Literal["crop", "squeeze", "pad"] = "crop"
     """How pictures become square: largest centred square, aspect ratio lost, or borders added."""
-    features_from: Literal["original", "warped"] = "original"
-    """Image of a pair that lends its appearance to the reconstruction: itself, as published, or its warped twin."""
+    appearance_from: Half = "warped"
+    """Image of a pair that lends its descriptors to the reconstruction; published: the original."""
+    reconstruct: Half = "original"
+    """Image of a pair that is rebuilt, from its own landmarks; published: the original. Where the two options differ,
+    descriptors cannot tell where things are, and landmarks have to."""
     padding_mode: Literal["border", "zeros"] = "border"
     """Row 11: what a warp shows beyond the image's border."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -151,6 +155,11 @@ class TrainConfig:
         if self.steps is not None:
             return self.steps
         return -(-(self.images or 0) // self.batch_size)
+
+    @property
+    def halves(self) -> dict[str, Half]:
+        """The arguments of `LandmarkAutoencoder.forward_pair`."""
+        return {"appearance_from": self.appearance_from, "reconstruct": self.reconstruct}
 
     def identity(self) -> str:
         """Hash of everything that decides the run's numbers; runs with equal hashes may go on from each other."""
@@ -170,11 +179,20 @@ def preset_config(preset: Preset, *, landmarks: int = 10, image_size: int | None
         base,
         images=225_000 * 16,
         batch_size=8 if many else 16,
+        appearance_from="original",
         # The spline of the published strength is the half-gain one, with the similarity acting before it.
-        warp=WarpConfig(std=0.1, kernel_gain=0.5, log_scale=0.2231, linear_jitter=0.0, order="affine_before"),
+        warp=WarpConfig(
+            std=0.1,
+            kernel_gain=0.5,
+            log_scale=0.2231,
+            translation=0.3,
+            linear_jitter=0.0,
+            order="affine_before",
+        ),
         colour=ColourConfig(contrast=0.5, brightness=32 / 255, per_image=False),
         losses=LossConfig(
             reconstruction=(0.1, 10.0),
+            concentration=100.0,
             separation=(10.0, 10.0) if many else (20.0, 20.0),
             separation_bandwidth=(0.04, 0.04) if many else (0.08, 0.08),
             # 1e4 on squared distances of the padded frame over 0.8333, in the un-padded frame (row 14).
@@ -269,7 +287,7 @@ def _load_toml(path: str) -> dict[str, Any]:
 
 def _merge(default: Any, values: dict[str, Any], where: str) -> Any:
     """`default` with the values of a nested dictionary; ValueError for keys and types that do not fit."""
-    fields = {f.name: f for f in dataclasses.fields(default)}
+    fields = get_type_hints(type(default))
     changes: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
@@ -277,29 +295,35 @@ def _merge(default: Any, values: dict[str, Any], where: str) -> Any:
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{where}{key} is not an option{hint}")
-        changes[name] = _convert(getattr(default, name), value, f"{where}{key}", fields[name].type)
+        changes[name] = _convert(fields[name], getattr(default, name), value, f"{where}{key}")
     return replace(default, **changes)
 
 
-def _convert(default: Any, value: Any, where: str, annotation: Any) -> Any:
-    if dataclasses.is_dataclass(default):
+def _convert(hint: Any, default: Any, value: Any, where: str) -> Any:
+    """A value of a TOML file as the type that a field is declared with."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if type(None) in inner:
+        return _convert(next(h for h in inner if h is not type(None)), default, value, where)
+    if kind is Literal:
+        if value not in inner:
+            raise ValueError(f"{where} must be one of {', '.join(inner)}, got {value!r}")
+        return value
+    if kind is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        if inner[-1] is not Ellipsis and len(value) != len(inner):
+            raise ValueError(f"{where} must have {len(inner)} values, got {len(value)}")
+        first = default[0] if default else None
+        return tuple(_convert(inner[0], first, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be a table, got {value!r}")
         return _merge(default, value, f"{where}.")
-    if isinstance(default, tuple):
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {value!r}")
-        pattern = default[0] if default else ("" if where.endswith("data") else None)
-        return tuple(_convert(pattern, v, f"{where}[{i}]", "") for i, v in enumerate(value))
-    if default is None or (isinstance(value, type(default)) and not isinstance(value, bool)):
-        return value
-    if isinstance(default, bool) and isinstance(value, bool):
-        return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(default, int) and not isinstance(default, bool) and value is None:
-        return value
-    raise ValueError(f"{where} must be of type {type(default).__name__}, got {value!r}")
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return value
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
@@ -346,7 +370,16 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     landmarks = 10 if sizes["landmarks"] is None else sizes["landmarks"]
     config = preset_config(preset, landmarks=landmarks, image_size=sizes["image-size"])
     config = _merge(config, toml, f"--config {path}: ")
-    if any(_option(argv, name) is not None for name in ("images", "steps", "minutes")):
+    lengths = ("images", "steps", "minutes")
+    for place, given in (
+        ("", [n for n in lengths if _option(argv, n) is not None]),
+        (f" in {path}", [n for n in lengths if n in toml]),
+    ):
+        if len(given) > 1:
+            raise ValueError(
+                f"give one of --images, --steps and --minutes{place}, got --{' and --'.join(given)}"
+            )
+    if any(_option(argv, name) is not None for name in lengths):
         config = replace(
             config, images=None, steps=None, minutes=None
         )  # the command line's own length stands alone
@@ -355,6 +388,11 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     parsed = tyro.cli(
         TrainConfig,
         prog="python -m lmdis_fast.train",
+        description=(
+            "Train a landmark detector and autoencoder without labels. With no arguments: the small-64 model on the "
+            "built-in puppets.\n\n--config FILE.toml reads options from a file (the command line wins); --print-config "
+            "prints the resolved configuration in that form and ends."
+        ),
         default=config,
         args=argv,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),

@@ -13,7 +13,17 @@ import lmdis_fast
 import lmdis_fast.ops  # registers the operators that the table lists
 from lmdis_fast.backends import show_backends
 
-PACKAGES = ("triton", "numpy", "tyro", "Pillow", "safetensors", "rich", "tensorboard", "matplotlib", "scikit-learn")
+PACKAGES = (
+    "triton",
+    "numpy",
+    "tyro",
+    "Pillow",
+    "safetensors",
+    "rich",
+    "tensorboard",
+    "matplotlib",
+    "scikit-learn",
+)
 
 
 def installed(package: str) -> str:
@@ -27,7 +37,9 @@ def installed(package: str) -> str:
 def main() -> int:
     """Print it."""
     print(f"lmdis_fast {lmdis_fast.__version__}, Python {platform.python_version()}, {platform.platform()}")
-    print(f"torch {torch.__version__}, CUDA build {torch.version.cuda or 'no'}, devices {torch.cuda.device_count()}")
+    print(
+        f"torch {torch.__version__}, CUDA build {torch.version.cuda or 'no'}, devices {torch.cuda.device_count()}"
+    )
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"processor: {os.cpu_count()} cores, {capability}, {torch.get_num_threads()} threads")
     print(", ".join(f"{name} {installed(name)}" for name in PACKAGES))

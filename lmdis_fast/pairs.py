@@ -28,6 +28,14 @@ class Pair(NamedTuple):
     padded: Tensor
     spline: ThinPlateSpline
 
+    def half(self, which: str) -> Tensor:
+        """(N, 3, S, S) un-padded originals or warped twins."""
+        if which == "original":
+            return self.images
+        pad = (self.padded.shape[-1] - self.images.shape[-1]) // 2
+        size = self.images.shape[-1]
+        return self.padded[len(self.images) :, :, pad : pad + size, pad : pad + size]
+
 
 def jitter_colour(images: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
     """contrast (N,) about each image's mean colour, plus brightness (N,), clipped to [0, 1]."""

@@ -28,7 +28,7 @@ from .checkpoint import (
     newest_readable,
     read_checkpoint,
 )
-from .config import LossConfig, OptimizerConfig, TrainConfig, differences, parse_config, to_toml
+from .config import OptimizerConfig, TrainConfig, differences, parse_config, to_toml
 from .data import BatchLoader, DataError, open_dataset
 from .models import LandmarkAutoencoder, PairOutput
 from .pairs import Pair, make_pair
@@ -81,10 +81,11 @@ def ramp(ends: tuple[float, float], fraction: float) -> float:
 
 
 def loss_terms(
-    pair: Pair, output: PairOutput, config: LossConfig, fraction: float
+    pair: Pair, output: PairOutput, run: TrainConfig, fraction: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The weighted losses of a step by name (their sum is what is minimised), and the mean distance in image pixels
     between landmarks and their twins' landmarks sent back."""
+    config = run.losses
     count, size = len(pair.images), pair.images.shape[-1]
     coords = output.detection.coords
     ratio = pair.padded.shape[-1] / size
@@ -93,7 +94,7 @@ def loss_terms(
     parted = fraction / config.separation_until
     terms = {
         "reconstruction": ramp(config.reconstruction, fraction)
-        * losses.reconstruction_loss(output.images, pair.images),
+        * losses.reconstruction_loss(output.images, pair.half(run.reconstruct)),
         "concentration": config.concentration
         * losses.concentration_loss(output.sigma, config.concentration_form),
         "separation": ramp(config.separation, parted)
@@ -207,8 +208,8 @@ def train(config: TrainConfig, command: str = "") -> int:
 
             model.train()
             pair = make_pair(model, loader.batch(step), config, step)
-            output = model.forward_pair(pair.padded, features_from=config.features_from)
-            terms, pixels = loss_terms(pair, output, config.losses, fraction)
+            output = model.forward_pair(pair.padded, **config.halves)
+            terms, pixels = loss_terms(pair, output, config, fraction)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -239,7 +240,8 @@ def train(config: TrainConfig, command: str = "") -> int:
         log.close_progress()
         if stopped:
             path = snapshots.save(step, seconds)
-            log.note(f"Stopped at step {step:,}; saved {path}. Go on with: {command or 'the same command'}")
+            again = command.replace(" --resume none", "") or "the same command"
+            log.note(f"Stopped at step {step:,}; saved {path}. Go on with: {again}")
             return 128 + stopped[0]
         health = snapshots.take(step, seconds, final=True)
     if config.log.report:

@@ -39,11 +39,11 @@ class WarpConfig:
     """Standard deviation of each control point's displacement, in x and in y."""
     rotation_degrees: float = 10.0
     """Standard deviation of the rotation, in degrees."""
-    log_scale: float = 0.22
+    log_scale: float = 0.12
     """Standard deviation of the logarithm of the scale."""
-    translation: float = 0.3
+    translation: float = 0.15
     """The translation is uniform between minus and plus this, in x and in y."""
-    linear_jitter: float = 0.067
+    linear_jitter: float = 0.04
     """Standard deviation of what is added to each of the four entries of the linear part."""
     kernel_gain: float = 1.0
     """Factor on the spline's kernel: 1 passes through the moved control points, 0.5 bends half as much."""

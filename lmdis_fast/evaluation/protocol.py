@@ -158,9 +158,11 @@ def evaluate_model(
     chosen = points or default_points(names)
     unknown = [name for name in chosen if name not in names]
     if unknown or not chosen:
-        raise ValueError(f"points must be among {', '.join(names) or '(none: the data has no points)'}, got {unknown}")
+        raise ValueError(
+            f"points must be among {', '.join(names) or '(none: the data has no points)'}, got {unknown}"
+        )
     truth = np.asarray(data.landmarks[:, [names.index(name) for name in chosen]], np.float64)
-    has_any = np.isfinite(truth).all(-1).any(-1)
+    has_any = np.asarray(np.isfinite(truth).all(-1).any(-1))
     train, test = data.train_indices(), data.test_indices()
     train, test = train[has_any[train]], test[has_any[test]]
     if len(train) < 2 or not len(test):

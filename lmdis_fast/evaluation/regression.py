@@ -82,7 +82,7 @@ def reference_lengths(truth: Array, names: list[str], normaliser: str) -> Array:
         return np.full(len(truth), 2.0)
     if normaliser == "box":
         extent = np.nanmax(truth, axis=1) - np.nanmin(truth, axis=1)
-        return np.sqrt(extent.prod(-1))
+        return np.asarray(np.sqrt(extent.prod(-1)))
     pair = ["eye_left", "eye_right"] if normaliser == "inter-ocular" else normaliser.split(",")
     if len(pair) != 2 or any(name not in names for name in pair):
         raise ValueError(

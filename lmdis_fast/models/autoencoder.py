@@ -16,6 +16,8 @@ from .detector import Detection, Detector, isotropic_sigma
 from .landmark_features import LandmarkFeatures
 
 Precision = Literal["fp32", "bf16"]
+Half = Literal["original", "warped"]
+"""Of a pair."""
 
 
 class LandmarkCode(NamedTuple):
@@ -105,20 +107,21 @@ class LandmarkAutoencoder(nn.Module):
     # ---- for training ----------------------------------------------------------------------------------------------
 
     def forward_pair(
-        self, padded: Tensor, *, features_from: Literal["original", "warped"] = "original"
+        self, padded: Tensor, *, appearance_from: Half = "original", reconstruct: Half = "original"
     ) -> PairOutput:
         """One pass over N padded originals followed by their N warped twins, (2N, 3, P, P).
 
-        Both halves go through the detector together, so that they share batch statistics; only the originals are
-        reconstructed. `features_from` says which half of a pair lends its appearance.
+        Both halves go through the detector together, so that they share batch statistics. One half is reconstructed from
+        its landmarks and from the descriptors of the half that lends its appearance.
         """
         count = len(padded) // 2
+        halves = {"original": slice(0, count), "warped": slice(count, None)}
         with self.autocast():
             logits = self.detector(padded)
             detection = self._locate(logits)
-            half = slice(0, count) if features_from == "original" else slice(count, None)
+            half = halves[appearance_from]
             features = self._describe(padded[half], logits[half], Detection(*(t[half] for t in detection)))
-            images = self.decoder(detection.coords[:count], features)
+            images = self.decoder(detection.coords[halves[reconstruct]], features)
         sigma = isotropic_sigma(detection.variance, self.config.detector.sigma)
         return PairOutput(detection, sigma, images)
 

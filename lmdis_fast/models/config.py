@@ -40,7 +40,7 @@ class DetectorConfig:
     """Logits from a 1x1 convolution instead of a 3x3 one (the 128-pixel networks)."""
     logits_norm: bool = True
     """Row 15: batch norm on the logits. It bounds them and strongly affects training."""
-    temperature: float = 1.0
+    temperature: float = 1 / 3
     """Divides the logits before the softmax. Batch norm ties the logits' scale to the learning rate, so short runs need
     less than the published 1."""
     over: Literal["channels", "pixels", "marginals"] = "channels"
@@ -78,7 +78,7 @@ class DecoderConfig:
 
     resolution: int = 32
     """Side at which the Gaussians are rendered and the hourglass runs."""
-    sigmas: tuple[float, ...] = (0.125, 0.125 * math.sqrt(2), 0.25)
+    sigmas: tuple[float, ...] = (0.05, 0.1, 0.2)
     """Widths of the rendered Gaussians as fractions of the image's side."""
     gain: Literal["code", "paper"] = "code"
     """Row 6: weight of a landmark's peak against the background of 1: 1/(2 pi sigma^4 H W) as in the code or
@@ -184,6 +184,7 @@ def _paper_80(landmarks: int) -> ModelConfig:
         padding=8,
         detector=DetectorConfig(
             stem="none",
+            temperature=1.0,
             hourglass=HourglassConfig(
                 levels=(
                     _level((32, 32), 3, (32,)),
@@ -236,7 +237,9 @@ def _paper_128(landmarks: int) -> ModelConfig:
         image_size=128,
         landmarks=landmarks,
         padding=32,
-        detector=DetectorConfig(stem="pool", stem_width=32, hourglass=body(32), pointwise_head=True),
+        detector=DetectorConfig(
+            stem="pool", stem_width=32, hourglass=body(32), pointwise_head=True, temperature=1.0
+        ),
         features=FeatureConfig(hourglass=body(32)),
         decoder=DecoderConfig(
             resolution=64,

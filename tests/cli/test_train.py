@@ -370,8 +370,7 @@ def test_learning_rates() -> None:
     rates = [
         learning_rate(steps, step, step / 225_000) for step in (0, 99_999, 100_000, 199_999, 200_000, 224_999)
     ]
-    if steps.schedule == "step":
-        assert rates[:3] == pytest.approx([1e-3, 1e-3, 1e-4])
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
 
 def test_ramps() -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from lmdis_fast.evaluation.health import CURES, check_health, measure_health
 from lmdis_fast.ops import ThinPlateSpline
@@ -118,11 +119,12 @@ def test_one_landmark_alone() -> None:
     assert only.nearest == 0 and only.faults == ()
 
 
-def test_measuring_a_network(generator: object) -> None:
+def test_measuring_a_network() -> None:
     model = build(micro(padding=2)).eval()
     pictures = images(6)
     padded = model.pad(pictures)
-    identity = ThinPlateSpline.fit(*(_square(6),) * 2)
+    points = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [0.0, 0.3]]).expand(6, -1, -1)
+    identity = ThinPlateSpline.fit(points, points)
     health = measure_health(model, [Pair(pictures, padded.repeat(2, 1, 1, 1), identity)] * 2)
     assert health.images == 12 and len(health.landmarks) == 3
     for landmark in health.landmarks:
@@ -130,10 +132,3 @@ def test_measuring_a_network(generator: object) -> None:
         assert landmark.error < 1e-4
         assert 0 < landmark.mass < 20 * 20
     assert sum(landmark.mass for landmark in health.landmarks) < 20 * 20
-
-
-def _square(count: int) -> object:
-    import torch
-
-    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [0.0, 0.3]])
-    return corners.expand(count, -1, -1)

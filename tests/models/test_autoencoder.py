@@ -167,13 +167,13 @@ def test_features_may_come_from_the_warped_twin() -> None:
     network = build()
     pictures = images(4)
     own = network.forward_pair(pictures)
-    twins = network.forward_pair(pictures, features_from="warped")
+    twins = network.forward_pair(pictures, appearance_from="warped")
     assert torch.equal(own.detection.coords, twins.detection.coords) and not torch.equal(
         own.images, twins.images
     )
     same = torch.cat([pictures[:2], pictures[:2]])
     torch.testing.assert_close(
-        network.forward_pair(same).images, network.forward_pair(same, features_from="warped").images
+        network.forward_pair(same).images, network.forward_pair(same, appearance_from="warped").images
     )
 
 
