@@ -34,7 +34,7 @@ class LossConfig:
 
     reconstruction: tuple[float, float] = (0.3, 10.0)
     """Weight of half the squared error, summed over pixels."""
-    concentration: float = 400.0
+    concentration: float = 1200.0
     """Weight of the heatmaps' spread."""
     concentration_form: Literal["code", "paper"] = "code"
     """Row 2: exponential of the entropy (code) or the paper's printed formula."""
