@@ -268,6 +268,12 @@ def check_config(config: TrainConfig) -> TrainConfig:
     for name in ("reconstruction", "separation", "separation_bandwidth"):
         if min(getattr(config.losses, name)) <= 0:
             raise ValueError(f"losses.{name} must be positive, got {getattr(config.losses, name)}")
+    points = config.warp.grid**2
+    if config.warp.landmark_share > 0 and not (3 <= config.landmarks <= points and config.warp.std > 0):
+        raise ValueError(
+            f"warp.landmark_share needs 3 to {points} landmarks (warp.grid squared) and a positive warp.std, "
+            f"got {config.landmarks} landmarks and std {config.warp.std}"
+        )
     if not config.optimizer.lr > 0:
         raise ValueError(f"optimizer.lr must be positive, got {config.optimizer.lr}")
     check_model_config(config.model)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .config import TrainConfig
 from .data import Batch, random_colour, random_warp
+from .data.augment import moves_landmarks
 from .models import LandmarkAutoencoder
 from .ops import ThinPlateSpline, tps_warp
 
@@ -52,7 +53,7 @@ def make_pair(model: LandmarkAutoencoder, batch: Batch, config: TrainConfig, ste
     colour = random_colour(*draws, config.colour)
     images = jitter_colour(images, torch.from_numpy(colour.contrast), torch.from_numpy(colour.brightness))
     padded = model.pad(images)
-    spline = draw_splines(batch, config, step, device)
+    spline = draw_splines(model, padded, batch, config, step)
     twins = tps_warp(padded, spline, padding_mode=config.padding_mode)
     if config.colour.twins:
         colour = random_colour(*draws, config.colour, image=1)
@@ -61,15 +62,23 @@ def make_pair(model: LandmarkAutoencoder, batch: Batch, config: TrainConfig, ste
     return Pair(images, both, spline)
 
 
-def draw_splines(batch: Batch, config: TrainConfig, step: int, device: torch.device) -> ThinPlateSpline:
-    """The warps of one step."""
+def draw_splines(
+    model: LandmarkAutoencoder, padded: Tensor, batch: Batch, config: TrainConfig, step: int
+) -> ThinPlateSpline:
+    """The warps of one step: splines that move a grid or, in some steps, the detected landmarks; and affine maps."""
     warp = random_warp(config.seed, batch.epochs, batch.samples, step, config.warp)
-    spline = ThinPlateSpline.from_displacements(
-        torch.from_numpy(warp.displacements).to(device),
-        grid=config.warp.grid,
-        kernel_gain=config.warp.kernel_gain,
-    )
-    affine = torch.from_numpy(warp.affine).to(device)
+    displacements = torch.from_numpy(warp.displacements).to(padded.device)
+    affine = torch.from_numpy(warp.affine).to(padded.device)
+    if moves_landmarks(config.seed, step, config.warp):
+        with torch.no_grad(), model.autocast():
+            coords = model.detector.locate(model.detector(padded)).coords
+        moves = displacements[:, : config.model.landmarks] * (config.warp.landmark_std / config.warp.std)
+        # Landmarks may lie on one another: the ridge keeps such splines defined.
+        spline = ThinPlateSpline.fit(coords, coords + moves, alpha=1e-2)
+    else:
+        spline = ThinPlateSpline.from_displacements(
+            displacements, grid=config.warp.grid, kernel_gain=config.warp.kernel_gain
+        )
     if config.warp.order == "affine_after":
         return spline.compose_affine(after=affine)
     return spline.compose_affine(before=affine)

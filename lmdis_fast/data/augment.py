@@ -21,6 +21,8 @@ WARP_STREAM = 1
 """Stream of the warps."""
 COLOUR_STREAM = 2
 """Stream of the colours. Where a step needs several draws of a kind, 16 is added for each."""
+LANDMARK_STREAM = 3
+"""Stream of the choice between the grid and the landmarks as control points."""
 BATCH_COLOUR_STREAM = 8
 """The same where one draw serves the whole batch."""
 
@@ -49,11 +51,18 @@ class WarpConfig:
     """Factor on the spline's kernel: 1 passes through the moved control points, 0.5 bends half as much."""
     order: Literal["affine_after", "affine_before"] = "affine_after"
     """Whether the affine map acts on the spline's result or on its argument."""
+    landmark_share: float = 0.0
+    """Row 9: share of the steps whose splines move the detected landmarks instead of the grid (0 in the released code,
+    which disables them; the paper alternates)."""
+    landmark_std: float = 0.05
+    """Standard deviation of each landmark's displacement in such a step."""
 
     def __post_init__(self) -> None:
         if self.grid < 2:
             raise ValueError(f"WarpConfig: grid must be at least 2, got {self.grid}")
-        for name in ("std", "rotation_degrees", "log_scale", "translation", "linear_jitter"):
+        if not 0 <= self.landmark_share <= 1:
+            raise ValueError(f"WarpConfig: landmark_share must be in [0, 1], got {self.landmark_share}")
+        for name in ("std", "rotation_degrees", "log_scale", "translation", "linear_jitter", "landmark_std"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
                     f"WarpConfig: {name} must be finite and not negative, got {getattr(self, name)}"
@@ -82,6 +91,11 @@ class ColourConfig:
             raise ValueError(f"ColourConfig: contrast must be in [0, 1], got {self.contrast}")
         if not 0 <= self.brightness <= 1:
             raise ValueError(f"ColourConfig: brightness must be in [0, 1], got {self.brightness}")
+
+
+def moves_landmarks(seed: int, step: int, config: WarpConfig) -> bool:
+    """Whether the splines of a step move the detected landmarks."""
+    return bool(sample_rng(seed, 0, 0, step, LANDMARK_STREAM).random() < config.landmark_share)
 
 
 class WarpDraws(NamedTuple):

@@ -242,7 +242,10 @@ def test_identity_is_about_numbers() -> None:
     assert same.identity() == config.identity() and differences(config, same) == []
     other = parse_config(["--seed", "1", "--losses.concentration", "3"])
     assert other.identity() != config.identity()
-    assert differences(config, other) == ["losses.concentration: 100.0 -> 3.0", "seed: 0 -> 1"]
+    assert differences(config, other) == [
+        f"losses.concentration: {config.losses.concentration} -> 3.0",
+        "seed: 0 -> 1",
+    ]
 
 
 def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -325,3 +328,10 @@ def test_checking_fills_in() -> None:
     assert config.out == str(Path("runs/y+z-small-64-10"))
     with pytest.raises(ValueError, match="give the length of the run"):
         check_config(TrainConfig())
+
+
+def test_landmark_splines_need_enough_landmarks() -> None:
+    config = parse_config(["--warp.landmark-share", "0.3"])
+    assert config.warp.landmark_share == 0.3
+    with pytest.raises(ValueError, match=r"warp\.landmark_share needs 3 to 49 landmarks"):
+        parse_config(["--warp.landmark-share", "0.3", "--landmarks", "2"])
