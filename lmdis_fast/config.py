@@ -110,7 +110,7 @@ class TrainConfig:
     image_size: int = 64
     """Side in pixels to which images are brought."""
     images: int | None = None
-    """Length of the run in images seen (the default: 32,000 for small-64)."""
+    """Length of the run in images seen (the default: 27,000 for small-64)."""
     steps: int | None = None
     """Length of the run in steps, instead of --images."""
     minutes: float | None = None
@@ -170,7 +170,7 @@ def preset_config(preset: Preset, *, landmarks: int = 10, image_size: int | None
     """A preset's whole configuration. `small-64` holds the recipe of docs/recipes.md; the others the published one."""
     model = model_preset(preset, landmarks=landmarks, image_size=image_size)
     base = TrainConfig(
-        preset=preset, landmarks=landmarks, image_size=model.image_size, model=model, images=32_000
+        preset=preset, landmarks=landmarks, image_size=model.image_size, model=model, images=27_000
     )
     if preset == "small-64":
         return base

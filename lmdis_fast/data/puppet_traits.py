@@ -22,9 +22,9 @@ _UNIFORM: dict[str, tuple[float, float]] = {
     # pose
     "centre_x": (-0.24, 0.24),
     "centre_y": (-0.18, 0.24),
-    "log_scale": (-0.10, 0.26),
-    "yaw": (-20.0, 20.0),
-    "pitch": (-10.0, 10.0),
+    "log_scale": (-0.04, 0.30),
+    "yaw": (-13.0, 13.0),
+    "pitch": (-7.0, 7.0),
     "roll_1": (-15.0, 15.0),
     "roll_2": (-15.0, 15.0),
     # expression

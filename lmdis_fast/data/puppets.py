@@ -20,7 +20,7 @@ from lmdis_fast.data.puppet_canvas import HeadPlane, column, lay_over, tint
 from lmdis_fast.data.puppet_face import paint_back_hair, paint_ears, paint_head, paint_nose
 from lmdis_fast.data.puppet_traits import Array, Traits, draw_traits, landmark_points, to_picture
 
-VERSION = 3
+VERSION = 4
 """Raise it when any pixel or landmark changes."""
 TRAIN_COUNT = 8000
 TEST_COUNT = 500
