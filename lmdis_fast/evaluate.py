@@ -37,6 +37,8 @@ class EvaluateConfig:
     """Names of the points to regress to (default: the five face points, or all)."""
     fit: Literal["crop", "squeeze", "pad"] | None = None
     """How pictures become square; default: as in training."""
+    views: Literal[1, 9] = 9
+    """Landmarks are means over this many views of each image, shifted by a pixel; 1: the image alone."""
     cache: str | None = None
     """Folder of the cache of decoded images."""
     device: str = "auto"
@@ -85,6 +87,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         train_config=training,
         normaliser=config.normaliser,
         points=list(config.points) if config.points else None,
+        views=config.views,
     )
 
 

@@ -55,6 +55,8 @@ class Evaluation:
     """Where the test images come from, in words."""
     crop: str
     """How pictures became square images."""
+    views: int
+    """Shifted views of each image over which its landmarks are averaged."""
 
     @property
     def mean_shape_percent(self) -> float:
@@ -71,7 +73,8 @@ class Evaluation:
         return (
             f"Protocol {PROTOCOL}: linear regression from K = {row.landmarks} discovered landmarks, (x, y) centred at the "
             f"image's centre, to {len(self.points)} annotated points ({', '.join(self.points)}), fitted on {row.n_train} "
-            f"and measured on {row.n_test} images; {self.split}; {self.crop}. Error: mean distance over points, over "
+            f"and measured on {row.n_test} images; {self.split}; {self.crop}; landmarks are means over {self.views} "
+            f"view{'s' if self.views > 1 else ''} of each image{' shifted by a pixel' if self.views > 1 else ''}. Error: mean distance over points, over "
             f"images, in % of {self.normaliser_words()}."
         )
 
@@ -91,11 +94,13 @@ class Evaluation:
 
 
 @torch.no_grad()
-def detect_all(model: LandmarkAutoencoder, data: ImageData, samples: npt.NDArray[np.int64]) -> Array:
+def detect_all(
+    model: LandmarkAutoencoder, data: ImageData, samples: npt.NDArray[np.int64], views: int = 1
+) -> Array:
     """(n, K, 2) landmarks of some images of a data set."""
     device = next(model.parameters()).device
     parts = [
-        model.detect(gather(data, samples[i : i + BATCH]).to(device)).coords.double().cpu()
+        model.detect(gather(data, samples[i : i + BATCH]).to(device), views=views).coords.double().cpu()
         for i in range(0, len(samples), BATCH)
     ]
     return np.asarray(torch.cat(parts))
@@ -140,6 +145,7 @@ def evaluate_model(
     train_config: TrainConfig,
     normaliser: str | None = None,
     points: list[str] | None = None,
+    views: int = 9,
 ) -> Evaluation:
     """Measure a model's landmarks against a data set's annotated points.
 
@@ -150,6 +156,7 @@ def evaluate_model(
         normaliser: see `reference_lengths`; default: `default_normaliser`.
         points: names of the points to use (default: the first five where they are the five face points that all face sets
             share, else all).
+        views: see `LandmarkAutoencoder.detect`.
 
     Raises:
         ValueError: no annotated images in a split, unknown points or normaliser.
@@ -181,7 +188,7 @@ def evaluate_model(
     twin = untrained_twin(model, data, train_config)
     for method, network in (("landmarks", model), ("untrained network", twin)):
         with evaluating(network):
-            train_x, test_x = (detect_all(network, data, s).reshape(len(s), -1) for s in (train, test))
+            train_x, test_x = (detect_all(network, data, s, views).reshape(len(s), -1) for s in (train, test))
         for intercept in (False, True):
             predicted, ridged = regress(train_x, truth[train], test_x, intercept=intercept)
             protocol = f"{PROTOCOL}-ridge" if ridged else PROTOCOL
@@ -193,7 +200,11 @@ def evaluate_model(
     split = "the data's own split" if len(data.indices("test")) else "a split by content"
     crop = {"crop": "largest centred square", "squeeze": "squeezed to a square", "pad": "padded to a square"}
     return Evaluation(
-        tuple(rows), tuple(chosen), split, f"{crop[data.fit]}, {data.image_size} x {data.image_size} pixels"
+        tuple(rows),
+        tuple(chosen),
+        split,
+        f"{crop[data.fit]}, {data.image_size} x {data.image_size} pixels",
+        views,
     )
 
 
