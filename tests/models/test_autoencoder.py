@@ -185,17 +185,16 @@ def test_landmarks_are_float32_under_bf16() -> None:
     assert network.decode(code).dtype == torch.float32
 
 
-def test_nine_views_are_the_mean_over_shifted_images(network: LandmarkAutoencoder) -> None:
-    size = network.config.image_size
+def test_nine_views_are_the_mean_over_shifted_images(model: LandmarkAutoencoder) -> None:
+    size = model.config.image_size
     pictures = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    network.eval()
     bordered = torch.nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    expected = torch.zeros(2, network.config.landmarks, 2)
+    expected = torch.zeros(2, model.config.landmarks, 2)
     with torch.no_grad():
         for y in range(3):
             for x in range(3):
-                coords = network.detect(bordered[..., y : y + size, x : x + size]).coords
+                coords = model.detect(bordered[..., y : y + size, x : x + size]).coords
                 expected += coords + torch.tensor([x - 1, y - 1]) * (2 / size)
-        torch.testing.assert_close(network.detect(pictures, views=9).coords, expected / 9)
+        torch.testing.assert_close(model.detect(pictures, views=9).coords, expected / 9)
     with pytest.raises(ValueError, match="views must be 1 or 9, got 3"):
-        network.detect(pictures, views=3)
+        model.detect(pictures, views=3)
