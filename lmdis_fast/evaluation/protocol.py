@@ -146,6 +146,7 @@ def evaluate_model(
     normaliser: str | None = None,
     points: list[str] | None = None,
     views: int = 9,
+    max_train: int | None = None,
 ) -> Evaluation:
     """Measure a model's landmarks against a data set's annotated points.
 
@@ -157,6 +158,7 @@ def evaluate_model(
         points: names of the points to use (default: the first five where they are the five face points that all face sets
             share, else all).
         views: see `LandmarkAutoencoder.detect`.
+        max_train: fit the regressions on at most this many training images, evenly spaced.
 
     Raises:
         ValueError: no annotated images in a split, unknown points or normaliser.
@@ -172,6 +174,8 @@ def evaluate_model(
     has_any = np.asarray(np.isfinite(truth).all(-1).any(-1))
     train, test = data.train_indices(), data.test_indices()
     train, test = train[has_any[train]], test[has_any[test]]
+    if max_train is not None and len(train) > max_train:
+        train = train[np.linspace(0, len(train) - 1, max_train).astype(np.int64)]
     if len(train) < 2 or not len(test):
         raise ValueError(
             f"data must have annotated images in both splits, got {len(train)} in train and {len(test)} in test"

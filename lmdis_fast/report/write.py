@@ -24,6 +24,8 @@ from ..pictures import Picture, contact_sheet, draw_landmarks, landmark_colours,
 from ..run_log import duration, read_metrics
 from .curves import draw_curves
 
+FITTED = 2000
+"""Training images to which the page's regressions are fitted, at most; `lmdis_fast.evaluate` takes all."""
 SHOWN = 16
 """Held-out images on the page."""
 
@@ -60,7 +62,7 @@ def final_evaluation(model: LandmarkAutoencoder, data: ImageData, config: TrainC
     train, test = data.train_indices(), data.test_indices()
     if not data.landmark_names or annotated[train].sum() < 2 or annotated[test].sum() < 1:
         return None
-    return evaluate_model(model, data, train_config=config)
+    return evaluate_model(model, data, train_config=config, max_train=FITTED)
 
 
 def environment(model: LandmarkAutoencoder) -> str:
