@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig, config_from_dict, to_dict
 from .models import LandmarkAutoencoder
+from .precision import resolve_device
 
 FORMAT = 1
 PATTERN = "checkpoint-*.safetensors"
@@ -156,6 +157,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except (OSError, SafetensorError, json.JSONDecodeError, struct.error) as error:
+        if not path.match(PATTERN):
+            raise CheckpointError(f"{path} is not a checkpoint of lmdis_fast ({error})") from error
         raise DamagedCheckpointError(
             f"{path} is damaged ({error}); delete it to go on from the checkpoint before it"
         ) from error
@@ -198,7 +201,9 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
     """
-    return build_model(read_checkpoint(run), torch.device(device))
+    if not isinstance(run, (str, os.PathLike)):
+        raise TypeError(f"load: run must be a path, got {type(run).__name__}")
+    return build_model(read_checkpoint(run), resolve_device(str(device)))
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device) -> LandmarkAutoencoder:

@@ -1,7 +1,8 @@
 """The training losses (Zhang et al. 2018, eqs. 1, 5, 7, 8; weights and constants as in the released code).
 
 Points are (x, y) in [-1, 1] of the un-padded image and widths are in half sides, as the models return them. Every loss is
-summed over landmarks or pixels and averaged over images, so that the published weights apply.
+summed over landmarks or pixels and averaged over images, so that the published weights apply. Contents are not looked at (that would wait for a GPU): NaN gives
+NaN, which training names and stops at.
 """
 
 from __future__ import annotations
@@ -13,13 +14,22 @@ from torch import Tensor
 
 
 def _check(name: str, argument: str, tensor: Tensor, shape: str, ndim: int, last: int | None = None) -> None:
-    if (
-        tensor.dim() != ndim
-        or (last is not None and tensor.shape[-1] != last)
-        or not tensor.is_floating_point()
-    ):
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: {argument} must be a torch.Tensor, got {type(tensor).__name__}")
+    fits = tensor.dim() == ndim and (last is None or tensor.shape[-1] == last) and len(tensor) > 0
+    if not fits or not tensor.is_floating_point():
         raise ValueError(
-            f"{name}: {argument} must be {shape} floating, got {tuple(tensor.shape)} {tensor.dtype}"
+            f"{name}: {argument} must be {shape} floating with N at least 1, got {tuple(tensor.shape)} {tensor.dtype}"
+        )
+
+
+def _check_pair(name: str, first: str, one: Tensor, second: str, other: Tensor) -> None:
+    if not isinstance(other, Tensor):
+        raise TypeError(f"{name}: {second} must be a torch.Tensor, got {type(other).__name__}")
+    if one.shape != other.shape or not other.is_floating_point() or one.device != other.device:
+        raise ValueError(
+            f"{name}: {second} must be like {first}, {tuple(one.shape)} floating on {one.device}, "
+            f"got {tuple(other.shape)} {other.dtype} on {other.device}"
         )
 
 
@@ -31,11 +41,7 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
         reconstruction, image: (N, C, H, W) in [0, 1].
     """
     _check("reconstruction_loss", "reconstruction", reconstruction, "(N, C, H, W)", 4)
-    if reconstruction.shape != image.shape:
-        raise ValueError(
-            f"reconstruction_loss: image must have the reconstruction's shape {tuple(reconstruction.shape)}, "
-            f"got {tuple(image.shape)}"
-        )
+    _check_pair("reconstruction_loss", "reconstruction", reconstruction, "image", image)
     return 0.5 * (reconstruction - image).square().sum((1, 2, 3)).mean()
 
 
@@ -62,8 +68,10 @@ def separation_loss(coords: Tensor, bandwidth: float) -> Tensor:
         bandwidth: b as a fraction of the side (0.04 to 0.08 published).
     """
     _check("separation_loss", "coords", coords, "(N, K, 2)", 3, 2)
-    if not bandwidth > 0:
-        raise ValueError(f"separation_loss: bandwidth must be positive, got {bandwidth}")
+    if not isinstance(bandwidth, (int, float)):
+        raise TypeError(f"separation_loss: bandwidth must be a number, got {type(bandwidth).__name__}")
+    if not 0 < bandwidth < math.inf:
+        raise ValueError(f"separation_loss: bandwidth must be positive and finite, got {bandwidth}")
     halves = coords / 2
     distance = (halves[:, :, None] - halves[:, None]).square().sum(-1)
     affinity = torch.exp(-distance / (2 * bandwidth**2))
@@ -79,9 +87,10 @@ def equivariance_loss(coords: Tensor, mapped: Tensor, inside: Tensor | None = No
         inside: (N, K) bool; landmarks where it is False do not count (row 13).
     """
     _check("equivariance_loss", "coords", coords, "(N, K, 2)", 3, 2)
-    if coords.shape != mapped.shape:
+    _check_pair("equivariance_loss", "coords", coords, "mapped", mapped)
+    if inside is not None and (inside.shape != coords.shape[:2] or inside.dtype != torch.bool):
         raise ValueError(
-            f"equivariance_loss: mapped must have the shape of coords {tuple(coords.shape)}, got {tuple(mapped.shape)}"
+            f"equivariance_loss: inside must be {tuple(coords.shape[:2])} bool, got {tuple(inside.shape)} {inside.dtype}"
         )
     squared = (mapped - coords).square().sum(-1)
     if inside is not None:

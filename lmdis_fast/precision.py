@@ -14,11 +14,11 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}") from None
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from None
     if resolved.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return resolved
 
 

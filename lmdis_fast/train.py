@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -28,8 +29,9 @@ from .checkpoint import (
     newest_readable,
     read_checkpoint,
 )
-from .config import OptimizerConfig, TrainConfig, differences, parse_config, to_toml
+from .config import LossConfig, OptimizerConfig, TrainConfig, differences, parse_config, to_toml
 from .data import BatchLoader, DataError, open_dataset
+from .meter import Meter
 from .models import LandmarkAutoencoder, PairOutput
 from .pairs import Pair, make_pair
 from .precision import resolve_device, resolve_precision
@@ -37,15 +39,8 @@ from .report import write_report
 from .run_log import RunLog
 from .snapshots import Snapshots
 
-TERMS = (
-    "loss",
-    "reconstruction",
-    "concentration",
-    "separation",
-    "equivariance",
-    "equivariance_px",
-    "grad_norm",
-)
+DROPS = (100 / 225, 200 / 225)
+"""Published: learning rate and reconstruction weight change after 100,000 and 200,000 of 225,000 steps (row 28)."""
 
 
 class TrainingError(RuntimeError):
@@ -70,14 +65,20 @@ def learning_rate(config: OptimizerConfig, step: int, fraction: float) -> float:
     rate = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
     if config.schedule == "cosine":
         return rate * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
-    # Published: a tenth after 100,000 and again after 200,000 of 225,000 steps (row 28).
-    return rate * 0.1 ** sum(fraction >= boundary for boundary in (100 / 225, 200 / 225))
+    return rate * 0.1 ** sum(fraction >= boundary for boundary in DROPS)
 
 
 def ramp(ends: tuple[float, float], fraction: float) -> float:
     """A geometric path from one weight to another."""
     start, end = ends
     return float(start * (end / start) ** min(max(fraction, 0.0), 1.0))
+
+
+def reconstruction_weight(config: LossConfig, fraction: float) -> float:
+    """The reconstruction's weight, `fraction` of the run being done."""
+    if config.reconstruction_schedule == "step":
+        fraction = 0.5 * sum(fraction >= boundary for boundary in DROPS)
+    return ramp(config.reconstruction, fraction)
 
 
 def loss_terms(
@@ -93,7 +94,7 @@ def loss_terms(
     inside = (mapped.abs() <= 1).all(-1) if config.equivariance_mask == "frame" else None
     parted = fraction / config.separation_until
     terms = {
-        "reconstruction": ramp(config.reconstruction, fraction)
+        "reconstruction": reconstruction_weight(config, fraction)
         * losses.reconstruction_loss(output.images, pair.half(run.reconstruct)),
         "concentration": config.concentration
         * losses.concentration_loss(output.sigma, config.concentration_form),
@@ -136,6 +137,8 @@ def starting_point(config: TrainConfig, folder: Path) -> Checkpoint | None:
     """The checkpoint to go on from, as --resume says."""
     if config.resume == "none":
         if folder.exists() and any(folder.iterdir()):
+            if not (folder / "config.toml").exists():
+                raise TrainingError(f"--out {folder} holds other files and no run: give another folder")
             number = 1
             while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
                 number += 1
@@ -144,6 +147,14 @@ def starting_point(config: TrainConfig, folder: Path) -> Checkpoint | None:
         return None
     if config.resume != "auto":
         checkpoint = read_checkpoint(config.resume)
+        if (later := newest_readable(folder)) is not None and later.path.parent != checkpoint.path.parent:
+            raise TrainingError(
+                f"--resume {config.resume}: --out {folder} holds a run already: give another --out"
+            )
+        if later is not None and later.step > checkpoint.step:
+            raise TrainingError(
+                f"--resume {config.resume}: {folder} holds a later checkpoint, {later.path.name}: give another --out"
+            )
         changed = [d for d in differences(checkpoint.config, config) if d.startswith("model.")]
         if changed:
             raise TrainingError(f"--resume {config.resume}: the model differs: {'; '.join(changed)}")
@@ -161,6 +172,9 @@ def starting_point(config: TrainConfig, folder: Path) -> Checkpoint | None:
 def train(config: TrainConfig, command: str = "") -> int:
     """Train as configured; return the process's exit status."""
     device = prepare_torch(config)
+    config = replace(
+        config, precision=resolve_precision(config.precision, device)
+    )  # part of the run's identity
     folder = Path(config.out)
     start = starting_point(config, folder)
     total = config.total_steps
@@ -170,6 +184,10 @@ def train(config: TrainConfig, command: str = "") -> int:
 
     data = open_dataset(config.data, config.image_size, fit=config.fit, cache_dir=config.cache, seed=0)
     print(data.summary())
+    if not len(data.train_indices()):
+        raise DataError(
+            f"data: no image is in split train, got only {', '.join(sorted(set(data.split.tolist())))}"
+        )
     loader = BatchLoader(data, data.train_indices(), config.batch_size, config.seed)
 
     torch.manual_seed(config.seed)
@@ -188,13 +206,15 @@ def train(config: TrainConfig, command: str = "") -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(to_toml(config))
     (folder / "command.txt").write_text(command + "\n")
+    if data.skipped:
+        (folder / "skipped.txt").write_text("".join(f"{name}\t{reason}\n" for name, reason in data.skipped))
+        print(f"What was skipped and why: {folder / 'skipped.txt'}")
     log = RunLog(folder, config, step)
     begun = time.monotonic() - seconds
     snapshots = Snapshots(
         config, model, optimizer, data, loader, log, folder, fraction_done(config, step, seconds)
     )
-    sums = torch.zeros(len(TERMS), device=device)
-    counted, clock = 0, time.monotonic()
+    meter = Meter(device)
 
     with stop_signals() as stopped, log:
         while True:
@@ -217,31 +237,28 @@ def train(config: TrainConfig, command: str = "") -> int:
             # Adam's fused step skips itself where this is 1: a bad step never reaches the weights, with no wait for it.
             optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]
             optimizer.step()
+            meter.add(step, [*terms.values(), norm, loss, pixels])
             step += 1
 
-            sums += torch.stack([loss, *terms.values(), pixels, norm]).detach()
-            counted += 1
-            if step % config.log.every_steps == 0 or step == total:
-                values = dict(zip(TERMS, (sums / counted).tolist(), strict=True))
-                speed = counted * config.batch_size / (time.monotonic() - clock)
-                if not all(math.isfinite(v) for v in values.values()):
-                    path = snapshots.save(step, seconds)
-                    raise TrainingError(
-                        describe_bad_steps(values, step - counted, step, loader, config, path)
-                    )
+            if step % config.log.every_steps == 0 or fraction_done(config, step, seconds) >= 1:
+                if meter.bad() is not None:
+                    break
+                values = meter.means()
+                speed = meter.steps * config.batch_size / (time.monotonic() - meter.since)
                 log.metrics(step, fraction, {**values, "lr": rate, "images_per_second": speed})
-                sums.zero_()
-                counted, clock = 0, time.monotonic()
+                meter.reset()
             if snapshots.due(fraction_done(config, step, seconds)) and step != config.total_steps:
                 before = time.monotonic()
                 snapshots.take(step, seconds)
-                clock += time.monotonic() - before  # images/s is the training step's own
+                meter.since += time.monotonic() - before  # images/s is the training step's own
 
         log.close_progress()
+        bad = meter.bad()
+        if bad is not None:
+            raise TrainingError(describe_bad_step(*bad, loader, config, snapshots.save(step, seconds)))
         if stopped:
             path = snapshots.save(step, seconds)
-            again = command.replace(" --resume none", "") or "the same command"
-            log.note(f"Stopped at step {step:,}; saved {path}. Go on with: {again}")
+            log.note(f"Stopped at step {step:,}; saved {path}. Go on with: {without_resume(command)}")
             return 128 + stopped[0]
         health = snapshots.take(step, seconds, final=True)
     if config.log.report:
@@ -255,17 +272,26 @@ def fraction_done(config: TrainConfig, step: int, seconds: float) -> float:
     return step / total if total is not None else seconds / (60 * (config.minutes or 1.0))
 
 
-def describe_bad_steps(
-    values: dict[str, float], first: int, last: int, loader: BatchLoader, config: TrainConfig, saved: Path
+def describe_bad_step(
+    step: int, terms: list[str], loader: BatchLoader, config: TrainConfig, saved: Path
 ) -> str:
     """The message for losses that are not finite: which, when, and on which files."""
-    terms = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-    names = sorted({loader.data.names[i] for step in range(first, last) for i in loader.batch(step).samples})
-    shown = ", ".join(names[:32]) + (f" and {len(names) - 32} more" if len(names) > 32 else "")
+    names = ", ".join(loader.data.names[i] for i in loader.batch(step).samples)
     return (
-        f"steps {first:,} to {last - 1:,}: {terms} not finite on a batch of {shown}. The weights from before are saved in "
+        f"step {step:,}: {', '.join(terms)} not finite on the batch {names}. The weights from before it are saved in "
         f"{saved}; try a lower --optimizer.lr, or look at these files."
     )
+
+
+def without_resume(command: str) -> str:
+    """The command that goes on from where a run has stopped: the same one, without a --resume that says otherwise."""
+    words = shlex.split(command)
+    kept = [
+        word
+        for i, word in enumerate(words)
+        if not word.startswith("--resume") and not (i and words[i - 1] == "--resume")
+    ]
+    return shlex.join(kept) or "the same command"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -278,10 +304,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(to_toml(config), end="")
             return 0
         return train(config, shlex.join(["python", "-m", "lmdis_fast.train", *arguments]))
-    except (ValueError, DataError, CheckpointError, TrainingError) as error:
-        print(f"lmdis_fast.train: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+    except KeyboardInterrupt:
+        print(
+            "lmdis_fast.train: stopped; what was saved before is kept, the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+    except (ValueError, CheckpointError, TrainingError, OSError) as error:
         print(f"lmdis_fast.train: {error}", file=sys.stderr)
         return 2
 

@@ -34,7 +34,8 @@ class Row:
     method: str
     """landmarks, untrained network, mean shape, or grey pixels."""
     protocol: str
-    """zhang2018 (least squares), zhang2018-ridge (where that is under-determined), mean-shape, or ridge-32x32."""
+    """zhang2018 (least squares), zhang2018-ridge (where that is under-determined), either with -9views behind it (landmarks
+    are means over nine shifted views), mean-shape, or ridge-32x32."""
     intercept: bool
     normaliser: str
     n_train: int
@@ -73,8 +74,8 @@ class Evaluation:
         return (
             f"Protocol {PROTOCOL}: linear regression from K = {row.landmarks} discovered landmarks, (x, y) centred at the "
             f"image's centre, to {len(self.points)} annotated points ({', '.join(self.points)}), fitted on {row.n_train} "
-            f"and measured on {row.n_test} images; {self.split}; {self.crop}; landmarks are means over {self.views} "
-            f"view{'s' if self.views > 1 else ''} of each image{' shifted by a pixel' if self.views > 1 else ''}. Error: mean distance over points, over "
+            f"and measured on {row.n_test} images; {self.split}; {self.crop}; without an intercept, and with one where the table says so; "
+            f"{PROTOCOL}-9views: landmarks are means over nine views of each image shifted by up to a pixel. Error: mean distance over points, over "
             f"images, in % of {self.normaliser_words()}."
         )
 
@@ -164,38 +165,48 @@ def evaluate_model(
         ValueError: no annotated images in a split, unknown points or normaliser.
     """
     names = data.landmark_names
+    if not names:
+        raise ValueError("data has no annotated points: a landmarks.csv beside the pictures can name some")
     chosen = points or default_points(names)
     unknown = [name for name in chosen if name not in names]
-    if unknown or not chosen:
-        raise ValueError(
-            f"points must be among {', '.join(names) or '(none: the data has no points)'}, got {unknown}"
-        )
+    if unknown:
+        raise ValueError(f"points must be among {', '.join(names)}, got {', '.join(unknown)}")
     truth = np.asarray(data.landmarks[:, [names.index(name) for name in chosen]], np.float64)
-    has_any = np.asarray(np.isfinite(truth).all(-1).any(-1))
-    train, test = data.train_indices(), data.test_indices()
-    train, test = train[has_any[train]], test[has_any[test]]
+    train, test = annotated_indices(data, chosen)
+    if len(train) < 2 or not len(test):
+        raise ValueError(
+            f"data must have annotated images in both splits, got {len(train)} in train and {len(test)} in test"
+        )
     if max_train is not None and len(train) > max_train:
         train = train[np.linspace(0, len(train) - 1, max_train).astype(np.int64)]
     if len(train) < 2 or not len(test):
         raise ValueError(
             f"data must have annotated images in both splits, got {len(train)} in train and {len(test)} in test"
         )
-    unit = normaliser or default_normaliser(chosen)
-    lengths = reference_lengths(truth[test], chosen, unit)
+    unit = normaliser or default_normaliser(names)
+    lengths = reference_lengths(np.asarray(data.landmarks[test], np.float64), names, unit)
     rows = []
 
     def add(method: str, protocol: str, intercept: bool, predicted: Array, landmarks: int) -> None:
         errors = point_errors(predicted, truth[test], lengths)
+        if not np.isfinite(errors).any():
+            raise ValueError(
+                f"normaliser {unit!r} is 0 or not annotated on all of the {len(test)} test images"
+            )
         count, error = int(np.isfinite(errors).sum()), 100 * float(np.nanmean(errors))
         rows.append(Row(method, protocol, intercept, unit, len(train), count, landmarks, error))
 
     twin = untrained_twin(model, data, train_config)
-    for method, network in (("landmarks", model), ("untrained network", twin)):
+    for method, network, count in (
+        ("landmarks", model, views),
+        *((("landmarks", model, 1),) if views > 1 else ()),
+        ("untrained network", twin, views),
+    ):
         with evaluating(network):
-            train_x, test_x = (detect_all(network, data, s, views).reshape(len(s), -1) for s in (train, test))
+            train_x, test_x = (detect_all(network, data, s, count).reshape(len(s), -1) for s in (train, test))
         for intercept in (False, True):
             predicted, ridged = regress(train_x, truth[train], test_x, intercept=intercept)
-            protocol = f"{PROTOCOL}-ridge" if ridged else PROTOCOL
+            protocol = PROTOCOL + ("-ridge" if ridged else "") + (f"-{count}views" if count > 1 else "")
             add(method, protocol, intercept, predicted, model.config.landmarks)
     add("mean shape", "mean-shape", True, mean_shape(truth[train], len(test)), 0)
     pixels = [grey_pixels(data.images[samples]) for samples in (train, test)]
@@ -210,6 +221,16 @@ def evaluate_model(
         f"{crop[data.fit]}, {data.image_size} x {data.image_size} pixels",
         views,
     )
+
+
+def annotated_indices(
+    data: ImageData, points: list[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Images of the train and of the test split that have at least one of the points."""
+    truth = data.landmarks[:, [data.landmark_names.index(name) for name in points]]
+    annotated = np.asarray(np.isfinite(truth).all(-1).any(-1))
+    train, test = data.train_indices(), data.test_indices()
+    return train[annotated[train]], test[annotated[test]]
 
 
 def default_points(names: list[str]) -> list[str]:

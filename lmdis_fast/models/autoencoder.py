@@ -94,6 +94,8 @@ class LandmarkAutoencoder(nn.Module):
 
     def decode(self, code: LandmarkCode) -> Tensor:
         """Images (N, 3, S, S) in [0, 1] of a code, whose landmarks may have been moved."""
+        if not isinstance(code, tuple) or len(code) != 2 or not all(isinstance(t, Tensor) for t in code):
+            raise TypeError(f"decode: code must be a LandmarkCode of two tensors, got {type(code).__name__}")
         coords, features = code
         k, c = self.config.landmarks, self.config.features.descriptor
         if coords.dim() != 3 or coords.shape[1:] != (k, 2):
@@ -110,6 +112,8 @@ class LandmarkAutoencoder(nn.Module):
         device = next(self.parameters()).device
         if coords.device != device or features.device != device:
             raise ValueError(f"decode: code must be on {device}, got {coords.device} and {features.device}")
+        if not len(coords):
+            return coords.new_zeros(0, 3, self.config.image_size, self.config.image_size, dtype=torch.float32)
         with self.autocast():
             images: Tensor = self.decoder(coords.float(), features.float())
         return images
@@ -182,6 +186,11 @@ class LandmarkAutoencoder(nn.Module):
             raise TypeError(f"{name}: images must be uint8 or floating point in [0, 1], got {images.dtype}")
         if not bool(torch.isfinite(images).all()):
             raise ValueError(f"{name}: images must be finite, got NaN or infinity")
+        if len(images) and not (float(images.min()) >= -0.5 and float(images.max()) <= 1.5):
+            raise ValueError(
+                f"{name}: floating-point images must be in [0, 1], got {float(images.min()):g} to "
+                f"{float(images.max()):g} (divide by 255, or give uint8)"
+            )
         return images.float()
 
 

@@ -140,11 +140,37 @@ class ModelConfig:
         return self.padded_size / self.image_size
 
 
+def all_widths(hourglass: HourglassConfig) -> list[int]:
+    """Every number of channels and of skip convolutions in an hourglass."""
+    levels = [w for level in hourglass.levels for w in (*level.encoder, *level.decoder, level.skip)]
+    return [*levels, *hourglass.bottleneck]
+
+
 def check_model_config(config: ModelConfig) -> None:
     """Raise ValueError, naming the field, where sizes cannot work."""
     stem = 1 if config.detector.stem == "none" else 2
-    if config.landmarks < 1:
-        raise ValueError(f"model.landmarks must be at least 1, got {config.landmarks}")
+    widths = [
+        *(
+            (f"{n}.hourglass", w)
+            for n in ("detector", "features", "decoder")
+            for w in all_widths(getattr(config, n).hourglass)
+        ),
+        ("detector.stem_width", config.detector.stem_width),
+        ("decoder.upsample_width", config.decoder.upsample_width),
+        ("decoder.features", config.decoder.features),
+        ("decoder.gain_pixels", config.decoder.gain_pixels),
+    ]
+    for name, number in [("image_size", config.image_size), ("landmarks", config.landmarks), *widths]:
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"model.{name} must be whole numbers of at least 1, got {number}")
+    for name in ("detector", "features", "decoder"):
+        hourglass = getattr(config, name).hourglass
+        if (
+            not hourglass.bottleneck
+            or not hourglass.levels
+            or not all(level.encoder for level in hourglass.levels)
+        ):
+            raise ValueError(f"model.{name}.hourglass must have levels with encoders, and a bottleneck")
     if config.padding < 0:
         raise ValueError(f"model.padding must be at least 0, got {config.padding}")
     if not config.detector.temperature > 0:

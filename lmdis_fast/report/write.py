@@ -18,7 +18,7 @@ from PIL import Image
 from ..config import TrainConfig, to_toml
 from ..data import ImageData, gather
 from ..evaluation.health import HealthCheck
-from ..evaluation.protocol import Evaluation, evaluate_model
+from ..evaluation.protocol import Evaluation, annotated_indices, default_points, evaluate_model
 from ..models import LandmarkAutoencoder
 from ..pictures import Picture, contact_sheet, draw_landmarks, landmark_colours, to_pictures
 from ..run_log import duration, read_metrics
@@ -58,9 +58,8 @@ def held_out_sheet(model: LandmarkAutoencoder, data: ImageData) -> Picture:
 
 def final_evaluation(model: LandmarkAutoencoder, data: ImageData, config: TrainConfig) -> Evaluation | None:
     """Errors against annotated points, where the data set has any in both of its splits."""
-    annotated = np.asarray(np.isfinite(data.landmarks).all((1, 2)))
-    train, test = data.train_indices(), data.test_indices()
-    if not data.landmark_names or annotated[train].sum() < 2 or annotated[test].sum() < 1:
+    train, test = annotated_indices(data, default_points(data.landmark_names))
+    if len(train) < 2 or not len(test):
         return None
     return evaluate_model(model, data, train_config=config, max_train=FITTED)
 

@@ -31,8 +31,8 @@ def written(folder: Path, text: str) -> str:
 
 def test_defaults() -> None:
     config = parse_config([])
-    assert config.data == ("puppets",) and config.preset == "small-64" and config.images == 32_000
-    assert config.total_steps == 2000 and config.out == str(Path("runs/puppets-small-64-10"))
+    assert config.data == ("puppets",) and config.preset == "small-64" and config.images == 27_000
+    assert config.total_steps == 1688 and config.out == str(Path("runs/puppets-small-64-10"))
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_values_that_only_the_type_forbids(text: str, message: str, tmp_path: Pa
         (["--config", "no/such.toml"], "--config no/such.toml: No such file"),
         (["--preset", "huge"], "--preset must be one of"),
         (["--landmarks", "x"], "--landmarks must be a whole number, got 'x'"),
-        (["--landmarks", "0"], "model.landmarks must be at least 1, got 0"),
+        (["--landmarks", "0"], "model.landmarks must be whole numbers of at least 1, got 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--images", "-3"], "--images must be positive, got -3"),

@@ -36,7 +36,7 @@ def run(finished: Path, out: Path, *arguments: str | Path) -> int:
 def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Landmarks at `POINTS` of the network's square, whatever it shows."""
 
-    def detect(self: LandmarkAutoencoder, images: torch.Tensor) -> Detection:
+    def detect(self: LandmarkAutoencoder, images: torch.Tensor, *, views: int) -> Detection:
         count = len(images)
         variance = torch.tensor([0.04, 0.16]).expand(
             count, 4, 2
@@ -118,7 +118,7 @@ def test_landmarks_are_those_of_the_model(finished: Path, tmp_path: Path) -> Non
     with torch.no_grad():
         for row, path in zip(rows, paths, strict=True):
             square, _ = decode_picture(path.read_bytes(), 16, "crop")
-            found = model.detect(torch.from_numpy(square).permute(2, 0, 1)[None])
+            found = model.detect(torch.from_numpy(square).permute(2, 0, 1)[None], views=9)
             for k in range(4):
                 x, y = ((found.coords[0, k] + 1) * 20 - 0.5).tolist()
                 assert (float(row[f"landmark{k}_x"]), float(row[f"landmark{k}_y"])) == pytest.approx(

@@ -117,19 +117,22 @@ def test_warps_do_not_depend_on_the_company() -> None:
 
 def test_warp_distribution() -> None:
     samples = np.arange(4000)
-    config = WarpConfig(grid=3)
+    given = {"log_scale": 0.22, "translation": 0.3, "linear_jitter": 0.067}
+    config = WarpConfig(grid=3, **given)
     warp = random_warp(0, np.zeros_like(samples), samples, 0, config)
     assert warp.displacements.shape == (4000, 9, 2)
     assert abs(warp.displacements.std() - 0.05) < 0.001 and abs(warp.displacements.mean()) < 0.001
     linear, shift = warp.affine[:, :, :2], warp.affine[:, :, 2]
     assert np.abs(shift).max() <= 0.3 and abs(shift.std() - 0.3 / np.sqrt(3)) < 0.005
-    plain = random_warp(0, 0 * samples, samples, 0, WarpConfig(linear_jitter=0)).affine[:, :, :2]
+    plain = random_warp(0, 0 * samples, samples, 0, WarpConfig(**{**given, "linear_jitter": 0.0})).affine[
+        :, :, :2
+    ]
     log_scale = 0.5 * np.log(np.linalg.det(plain))
     angle = np.rad2deg(np.arctan2(plain[:, 1, 0], plain[:, 0, 0]))
     assert abs(log_scale.std() - 0.22) < 0.01 and abs(angle.std() - 10) < 0.4
-    wobble = random_warp(0, 0 * samples, samples, 0, WarpConfig(rotation_degrees=0, log_scale=0)).affine[
-        :, :, :2
-    ]
+    wobble = random_warp(
+        0, 0 * samples, samples, 0, WarpConfig(**{**given, "rotation_degrees": 0.0, "log_scale": 0.0})
+    ).affine[:, :, :2]
     assert abs((wobble - np.eye(2)).std() - 0.067) < 0.003
     assert abs(linear[:, 0, 1].mean() + linear[:, 1, 0].mean()) < 0.02
     still = WarpConfig(std=0, rotation_degrees=0, log_scale=0, translation=0, linear_jitter=0)

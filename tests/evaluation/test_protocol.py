@@ -108,7 +108,7 @@ def test_landmarks_that_are_the_points_have_no_error(puppets: ImageData, config:
     model = build(config.model).eval()
     lookup = {image.tobytes(): points for image, points in zip(puppets.images, truth, strict=True)}
 
-    def detect(images: torch.Tensor) -> object:
+    def detect(images: torch.Tensor, *, views: int) -> object:
         found = LandmarkAutoencoder.detect(model, images)
         rows = [lookup[np.asarray(image.permute(1, 2, 0)).tobytes()] for image in images]
         return found._replace(coords=torch.from_numpy(np.stack(rows)))

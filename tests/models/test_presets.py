@@ -77,7 +77,7 @@ def test_unknown_preset() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (micro(landmarks=0), "model.landmarks must be at least 1, got 0"),
+        (micro(landmarks=0), "model.landmarks must be whole numbers of at least 1, got 0"),
         (micro(padding=-1), "model.padding must be at least 0, got -1"),
         (micro(detector={"temperature": 0.0}), "model.detector.temperature must be positive, got 0.0"),
         (micro(detector={"temperature": math.nan}), "model.detector.temperature must be positive, got nan"),

@@ -1,0 +1,58 @@
+"""Means of a run's loss terms, gathered on the device so that no step waits for them."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+TERMS = (
+    "reconstruction",
+    "concentration",
+    "separation",
+    "equivariance",
+    "grad_norm",
+    "loss",
+    "equivariance_px",
+)
+"""What is gathered, in the order in which `Meter.add` takes it."""
+JUDGED = 5
+"""How many of them, from the first, are looked at for NaN: those that the others follow from."""
+
+
+class Meter:
+    """Sums of the loss terms, on the device: nothing waits for them until a line is written."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(TERMS), device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_terms = torch.zeros(JUDGED, dtype=torch.bool, device=device)
+        self.steps, self.since = 0, time.monotonic()
+
+    def add(self, step: int, values: list[Tensor]) -> None:
+        """The values of one step, in the order of `TERMS`; remembers the first step with one that is not finite."""
+        stacked = torch.stack(values).detach()
+        self.sums += stacked
+        self.steps += 1
+        wrong = ~torch.isfinite(stacked[:JUDGED])
+        first = wrong.any() & (self.bad_step < 0)
+        self.bad_step = torch.where(first, step, self.bad_step)
+        self.bad_terms = torch.where(first, wrong, self.bad_terms)
+
+    def bad(self) -> tuple[int, list[str]] | None:
+        """The first step with a term that is not finite, and its terms. Waits for the device."""
+        step = int(self.bad_step)
+        if step < 0:
+            return None
+        terms = [name for name, wrong in zip(TERMS, self.bad_terms.tolist(), strict=False) if wrong]
+        return step, [t for t in terms if t != "grad_norm"] or terms  # gradients follow the losses
+
+    def means(self) -> dict[str, float]:
+        """Means since the last reset. Waits for the device."""
+        return dict(zip(TERMS, (self.sums / max(self.steps, 1)).tolist(), strict=True))
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.sums.zero_()
+        self.steps, self.since = 0, time.monotonic()
