@@ -25,6 +25,8 @@ CENTRE = 0.04
 """A landmark whose median distance from the centre is below this fraction of the side, and that hardly varies, sits there."""
 FOLLOW = 0.5
 """A landmark that follows less than this share of a warp's displacement does not move with the object."""
+FAITHFUL = 0.8
+"""One that follows at least this share is at the centre because the object's part is there."""
 PIXELS = 0.5
 """A landmark whose heatmap holds less than this many pixels has lost it to the background."""
 
@@ -129,7 +131,7 @@ def check_health(coords: Array, mapped: Array, still: Array, sigma: Array, mass:
         wrong = {
             "background": pixels[k] < PIXELS,
             "together": landmarks > 1 and near < TOGETHER,
-            "centre": off_centre[k] < CENTRE and variation[k] < CENTRE,
+            "centre": off_centre[k] < CENTRE and variation[k] < CENTRE and follow[k] < FAITHFUL,
             "still": follow[k] < FOLLOW,
         }
         judged.append(

@@ -284,7 +284,7 @@ def test_many_files_leave_no_cache(finished: Path, tmp_path: Path, monkeypatch: 
             "none of the 1 files can be used; the first is {tmp}/empty: '{tmp}/empty' holds no image files",
         ),
         (["{tmp}/bad", "--overlays", "-1"], "--overlays must be all, none or a number of at least 0, got -1"),
-        (["{tmp}/bad", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["{tmp}/bad", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (
             ["{tmp}/bad", "--out", "{tmp}/bad/broken.jpg"],
             "--out {tmp}/bad/broken.jpg is a file; give a folder",

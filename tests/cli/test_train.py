@@ -141,8 +141,7 @@ def test_asked_twice_it_stops_at_once(cache: Path, tmp_path: Path, monkeypatch: 
         kill(signal.SIGINT)
 
     at_step(2, twice, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        train.main(tiny(cache, tmp_path / "run"))
+    assert train.main(tiny(cache, tmp_path / "run")) == 130
     assert checkpoints(tmp_path / "run") == []
 
 
@@ -284,7 +283,7 @@ def test_full_disk_at_the_end_is_an_error(
     assert checkpoints(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize(("bad_step", "every", "reported"), [(5, 4, "steps 4 to 7"), (7, 12, "steps")])
+@pytest.mark.parametrize(("bad_step", "every", "reported"), [(5, 4, "step 5:"), (7, 12, "step 7:")])
 def test_losses_that_are_not_finite(
     bad_step: int,
     every: int,
@@ -329,7 +328,7 @@ def test_losses_that_are_not_finite(
     ("changes", "message"),
     [
         (["--data", "no/such/folder"], "data: 'no/such/folder' does not exist"),
-        (["--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["--steps", "0"], "--steps must be positive, got 0"),
         (["--image-size", "20"], "model.image_size plus twice model.padding must be divisible by 16"),
     ],
