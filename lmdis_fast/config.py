@@ -311,7 +311,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
 def _load_toml(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            values = tomllib.load(file)
+            values: dict[str, Any] = tomllib.load(file)
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
