@@ -147,6 +147,9 @@ def starting_point(config: TrainConfig, folder: Path) -> Checkpoint | None:
         return None
     if config.resume != "auto":
         checkpoint = read_checkpoint(config.resume)
+        changed = [d for d in differences(checkpoint.config, config) if d.startswith("model.")]
+        if changed:
+            raise TrainingError(f"--resume {config.resume}: the model differs: {'; '.join(changed)}")
         if (later := newest_readable(folder)) is not None and later.path.parent != checkpoint.path.parent:
             raise TrainingError(
                 f"--resume {config.resume}: --out {folder} holds a run already: give another --out"
@@ -155,9 +158,6 @@ def starting_point(config: TrainConfig, folder: Path) -> Checkpoint | None:
             raise TrainingError(
                 f"--resume {config.resume}: {folder} holds a later checkpoint, {later.path.name}: give another --out"
             )
-        changed = [d for d in differences(checkpoint.config, config) if d.startswith("model.")]
-        if changed:
-            raise TrainingError(f"--resume {config.resume}: the model differs: {'; '.join(changed)}")
         return checkpoint
     found = newest_readable(folder)
     if found is not None and found.config.identity() != config.identity():
