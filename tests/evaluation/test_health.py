@@ -65,7 +65,11 @@ def test_landmark_at_the_centre() -> None:
     measured = healthy()
     rng = np.random.default_rng(1)
     measured.coords[:, 1] = 0.02 * rng.normal(size=(50, 2))
+    moved = 0.3 * rng.normal(size=(50, 2))
+    measured.still[:, 1] = measured.coords[:, 1] + moved
     measured.mapped[:, 1] = measured.coords[:, 1]
+    assert faults(measured) == [()] * 4  # it follows: a nose in the middle of every picture
+    measured.mapped[:, 1] = measured.coords[:, 1] + 0.3 * moved
     assert faults(measured) == [(), ("centre",), (), ()]
     (message,) = check_health(*measured).messages
     assert message.startswith(
