@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 Picture = npt.NDArray[np.uint8]
 
@@ -83,7 +84,7 @@ def contact_sheet(rows: Sequence[Sequence[Picture]], gap: int = 4) -> Picture:
     return sheet
 
 
-def to_pictures(images: object) -> list[Picture]:
+def to_pictures(images: Tensor) -> list[Picture]:
     """(N, 3, H, W) float tensor in [0, 1] to N uint8 pictures (H, W, 3)."""
-    array = np.asarray(images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1))  # type: ignore[attr-defined]
+    array = np.asarray(images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1))
     return list((255 * array + 0.5).astype(np.uint8))
