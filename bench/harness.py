@@ -1,95 +1,262 @@
-"""Timing: contenders checked against the first one, then run in turns; medians."""
+"""Timing: contenders checked against a float64 result, then run in turns; medians."""
 
 from __future__ import annotations
 
-import platform
+import functools
+import gc
+import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lmdis_fast import backends
+
+from .ceilings import Work
+
+Kind = Literal["ours", "eager", "compile", "plain", "kornia", "dsntnn", "given grid"]
+"""What a contender is, for the comparisons: an "eager" form is one of several ways to write the operator in plain
+PyTorch, of which the fastest counts; "plain" and the libraries are what people use; "given grid" is a yardstick that
+does less than the operator."""
+SLOWER_MATTERS: tuple[Kind, ...] = ("eager", "compile", "plain", "kornia", "dsntnn")
+Outputs = tuple[Tensor, ...]
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest error allowed, relative to the largest value of the float64 result, by the inputs' dtype."""
+SHORTEST = 1e-3
+"""Seconds: a sample of a faster call is the mean over several calls."""
+ROUNDS = (5, 200)
+"""Fewest and most rounds of a case."""
+
+
+class WrongResult(Exception):
+    """A contender does not compute what the others do; nothing was timed."""
+
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of computing something: `run(inputs)` returns a tensor or tensors."""
+    """One way of computing something: ``run(*inputs)`` returns all outputs. A "compile" one is compiled here."""
 
     name: str
-    run: Callable[..., Tensor]
+    kind: Kind
+    run: Callable[..., Outputs]
+    tolerance: float = 1.0
+    """Factor on float32's `TOLERANCE`, for a form that is less exact by nature."""
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Medians in milliseconds."""
+class Problem:
+    """A case with its data.
 
-    case: str
-    contender: str
-    forward: float
-    both: float
-
-
-def machine() -> str:
-    """Processor, instructions and threads, for the head of every table."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="ascii") as file:
-            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # another system: the architecture's name will do
-    level = torch.backends.cpu.get_cpu_capability()
-    return f"{name}, {level}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def compare(
-    case: str, contenders: list[Contender], inputs: list[Tensor], *, rounds: int = 15, tolerance: float = 1e-3
-) -> list[Timing]:
-    """Time contenders on the same inputs, round by round in turns, forward alone and with backward.
-
-    Raises:
-        AssertionError: a contender's result differs from the first one's.
+    Attributes:
+        inputs: of every contender; gradients are taken of those that require them.
+        contenders: what is compared.
+        reference: the same operator, called with float64 inputs on the plain PyTorch backend.
+        forward: the least work of a forward pass.
+        backward: of a backward pass, or None where only the forward pass is timed.
     """
-    expected = contenders[0].run(*inputs).detach()
-    for contender in contenders[1:]:
-        torch.testing.assert_close(
-            contender.run(*inputs).detach(),
-            expected,
-            rtol=tolerance,
-            atol=tolerance,
-            msg=lambda m: f"{case}: {m}",
-        )
-    gradient = torch.randn_like(expected)
-    forward: dict[str, list[float]] = {c.name: [] for c in contenders}
-    both: dict[str, list[float]] = {c.name: [] for c in contenders}
-    for turn in range(rounds + 2):
-        for contender in contenders:
+
+    inputs: tuple[Tensor, ...]
+    contenders: list[Contender]
+    reference: Callable[..., Outputs]
+    forward: Work
+    backward: Work | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of one operator; `build` makes the data when its turn comes.
+
+    ``main`` cases are those of the targets; the others are reported beside them.
+    """
+
+    operator: str
+    name: str
+    dtype: torch.dtype
+    main: bool
+    build: Callable[[], Problem]
+
+    @property
+    def dtype_name(self) -> str:
+        """``float32``."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of one call: median, and the quantiles 20 % and 80 %."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass
+class Timing:
+    """What was measured of one contender; errors are relative to the largest value of the float64 result."""
+
+    name: str
+    kind: Kind
+    error: float
+    gradient_error: float | None = None
+    forward: Spread | None = None
+    both: Spread | None = None
+    rounds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """The float64 result, upstream gradients of its outputs, and the gradients of the inputs."""
+
+    outputs: Outputs
+    upstream: Outputs
+    gradients: Outputs
+
+
+class Comparison:
+    """A problem with its float64 result, which serves all thread counts."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.problem = case, case.build()
+        self.differentiable = self.problem.backward is not None
+        self.expected = self._reference()
+
+    def run(self, threads: int, seconds: float, *, with_compile: bool) -> list[Timing]:
+        """Check every contender, then time them in turns for about `seconds` (more where `ROUNDS` asks for it)."""
+        torch.set_num_threads(threads)
+        torch.compiler.reset()  # what was compiled for other sizes counts towards the limit on recompilation
+        contenders = [c for c in self.problem.contenders if with_compile or c.kind != "compile"]
+        runs = [_compiled(c.run) if c.kind == "compile" else c.run for c in contenders]
+        timings = [self._check(c, run) for c, run in zip(contenders, runs, strict=True)]
+        inputs = self.problem.inputs
+        share = 0.4 if self.differentiable else 1.0
+        with torch.no_grad():
+            calls: list[Callable[[], object]] = [functools.partial(run, *inputs) for run in runs]
+            for timing, spread, rounds in _in_turns(timings, calls, share * seconds):
+                timing.forward, timing.rounds["forward"] = spread, rounds
+        if self.differentiable:
+            calls = [self._forward_and_backward(run) for run in runs]
+            for timing, spread, rounds in _in_turns(timings, calls, (1 - share) * seconds):
+                timing.both, timing.rounds["both"] = spread, rounds
+        return timings
+
+    def _forward_and_backward(self, run: Callable[..., Outputs]) -> Callable[[], object]:
+        """A call of forward and backward on fresh leaves, with upstream gradients in the outputs' own dtype."""
+        inputs = self.problem.inputs
+        with torch.no_grad():
+            dtypes = [t.dtype for t in run(*inputs)]
+        upstream = [g.to(d) for g, d in zip(self.expected.upstream, dtypes, strict=True)]
+
+        def call() -> object:
             leaves = [t.detach().requires_grad_(t.requires_grad) for t in inputs]
-            with torch.no_grad():
+            return torch.autograd.grad(run(*leaves), [t for t in leaves if t.requires_grad], upstream)
+
+        return call
+
+    def _reference(self) -> _Expected:
+        leaves = [t.detach().double().requires_grad_(t.requires_grad) for t in self.problem.inputs]
+        generator = torch.Generator().manual_seed(1)
+        with backends.use_backend("reference"), torch.set_grad_enabled(self.differentiable):
+            outputs = self.problem.reference(*leaves)
+            upstream = tuple(
+                torch.randn(t.shape, generator=generator).to(self.case.dtype) for t in outputs
+            )  # rounded once, so that every contender receives the same numbers
+            gradients: Outputs = ()
+            if self.differentiable:
+                wanted = [t for t in leaves if t.requires_grad]
+                gradients = torch.autograd.grad(outputs, wanted, [g.double() for g in upstream])
+        return _Expected(tuple(t.detach() for t in outputs), upstream, gradients)
+
+    def _check(self, contender: Contender, run: Callable[..., Outputs]) -> Timing:
+        """The contender's errors; WrongResult where they are too large. Compiles what has to be compiled."""
+        with torch.no_grad():
+            error = self._error(contender, "outputs", run(*self.problem.inputs), self.expected.outputs)
+        timing = Timing(contender.name, contender.kind, error)
+        if self.differentiable:
+            gradients = self._forward_and_backward(run)()
+            assert isinstance(gradients, tuple)
+            timing.gradient_error = self._error(contender, "gradients", gradients, self.expected.gradients)
+        return timing
+
+    def _error(self, contender: Contender, what: str, found: Outputs, expected: Outputs) -> float:
+        errors = []
+        for a, b in zip(found, expected, strict=True):
+            if a.shape != b.shape:
+                raise WrongResult(f"{self._place(contender)}: {what} {tuple(a.shape)}, not {tuple(b.shape)}")
+            errors.append(float((a - b).abs().max() / b.abs().max()))
+        worst = max(errors)
+        allowed = max(TOLERANCE[self.case.dtype], TOLERANCE[torch.float32] * contender.tolerance)
+        if not worst <= allowed:  # also where it is NaN
+            raise WrongResult(
+                f"{self._place(contender)}: error of {what} {worst:.2g}, more than {allowed:.2g}"
+            )
+        return worst
+
+    def _place(self, contender: Contender) -> str:
+        return f"{self.case.operator} {self.case.name} {self.case.dtype_name}, {contender.name}"
+
+
+def compile_contenders(case: Case, threads: int) -> None:
+    """Compile a case's contenders and forget them: inductor's cache on disk keeps the result for other processes."""
+    torch.set_num_threads(threads)
+    torch.compiler.reset()
+    problem = case.build()
+    for run in (_compiled(c.run) for c in problem.contenders if c.kind == "compile"):
+        with torch.no_grad():
+            run(*problem.inputs)
+        if problem.backward is not None:
+            outputs = run(*problem.inputs)
+            wanted = [t for t in problem.inputs if t.requires_grad]
+            torch.autograd.grad(outputs, wanted, [torch.ones_like(t) for t in outputs])
+
+
+def _compiled(run: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """The whole function as one graph for its very shapes; a limit on recompilation is an error, never plain eager."""
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._dynamo.config.suppress_errors = False
+    compiled: Callable[..., Outputs] = torch.compile(run, fullgraph=True, dynamic=False)
+    return compiled
+
+
+def _in_turns(
+    timings: list[Timing], calls: list[Callable[[], object]], seconds: float
+) -> Iterator[tuple[Timing, Spread, int]]:
+    """Time the calls round by round, each round beginning with another one, for about `seconds`."""
+    estimates = []
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        estimates.append(time.perf_counter() - start)
+    repeats = [max(1, math.ceil(SHORTEST / max(e, 1e-7))) for e in estimates]
+    whole = sum(e * r for e, r in zip(estimates, repeats, strict=True))
+    rounds = min(max(int(seconds / whole), ROUNDS[0]), ROUNDS[1])
+    samples: list[list[float]] = [[] for _ in calls]
+    with _without_collector():
+        for turn in range(rounds):
+            for position in range(len(calls)):
+                index = (turn + position) % len(calls)
+                call, count = calls[index], repeats[index]
                 start = time.perf_counter()
-                contender.run(*leaves)
-                forward_time = time.perf_counter() - start
-            start = time.perf_counter()
-            output = contender.run(*leaves)
-            if output.requires_grad:
-                output.backward(gradient)
-            if turn >= 2:  # the first ones warm up
-                forward[contender.name].append(1e3 * forward_time)
-                both[contender.name].append(1e3 * (time.perf_counter() - start))
-    return [Timing(case, n, statistics.median(forward[n]), statistics.median(both[n])) for n in forward]
+                for _ in range(count):
+                    call()
+                samples[index].append((time.perf_counter() - start) / count)
+    for timing, values in zip(timings, samples, strict=True):
+        fifths = statistics.quantiles(values, n=5, method="inclusive")
+        yield timing, Spread(statistics.median(values), fifths[0], fifths[-1]), rounds
 
 
-def table(title: str, timings: list[Timing]) -> str:
-    """A Markdown table; the last column is the first contender's time over this one's, forward and backward."""
-    lines = [
-        f"\n### {title}\n",
-        "| case | contender | forward ms | forward+backward ms | speed |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    base: dict[str, float] = {}
-    for t in timings:
-        base.setdefault(t.case, t.both)
-        lines.append(
-            f"| {t.case} | {t.contender} | {t.forward:.2f} | {t.both:.2f} | {base[t.case] / t.both:.2f} |"
-        )
-    return "\n".join(lines)
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """No garbage collection while timing."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -21,11 +21,14 @@ backward pass uses what is chosen when it runs, not what was chosen for its forw
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 PREFERENCE = ("cuda", "triton", "cpu", "reference")
@@ -34,10 +37,26 @@ Kernel = Callable[..., Any]
 #: Says why a kernel cannot take these arguments, or None where it can.
 WhyNot = Callable[[Sequence[Any]], "str | None"]
 
+
+
+def _load_compiled() -> str | None:
+    """Load the compiled CPU extension, which registers its operators; why it cannot be, or None."""
+    try:
+        importlib.import_module("lmdis_fast._C")
+    except ModuleNotFoundError:
+        return (
+            "not built: this installation has no compiled CPU extension "
+            "(LMDIS_FAST_BUILD=none or no C++ compiler when it was installed)"
+        )
+    except (ImportError, OSError) as error:
+        return f"built, but it cannot be loaded into torch {torch.__version__}: {error}"
+    return None
+
+
 #: Why a backend cannot run anything at all, or None where it can.
 UNAVAILABLE: dict[str, str | None] = {
     "reference": None,
-    "cpu": "not built: this installation has no compiled CPU extension",
+    "cpu": _load_compiled(),
     "triton": "not built: this installation has no Triton kernels",
     "cuda": "not built: this installation has no compiled CUDA extension",
 }
@@ -45,6 +64,7 @@ UNAVAILABLE: dict[str, str | None] = {
 _kernels: dict[str, dict[str, tuple[Kernel, WhyNot | None]]] = {name: {} for name in BACKENDS}
 _last: dict[str, str] = {}
 _operators: list[str] = []
+_said = False
 
 
 class BackendError(RuntimeError):
@@ -66,6 +86,23 @@ def register_kernel(backend: str, op: str, kernel: Kernel, why_not: WhyNot | Non
     _kernels[_known(backend, "register_kernel")][op] = (kernel, why_not)
     if op not in _operators:
         _operators.append(op)
+
+
+def register_compiled(op: str) -> bool:
+    """Take the compiled extension's CPU kernel of ``op``, if it has one, as backend ``cpu``."""
+    if UNAVAILABLE["cpu"] is not None or not torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"lmdis_fast::{op}", "CPU"
+    ):
+        return False
+    compiled = torch.library.get_kernel(f"lmdis_fast::{op}", "CPU")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    register_kernel("cpu", op, lambda *args: compiled.call_boxed(keys, *args), _not_on_cpu)
+    return True
+
+
+def _not_on_cpu(args: Sequence[Any]) -> str | None:
+    elsewhere = {str(arg.device) for arg in args if isinstance(arg, Tensor) and arg.device.type != "cpu"}
+    return f"takes CPU tensors, got tensors on {', '.join(sorted(elsewhere))}" if elsewhere else None
 
 
 def why_not(backend: str, op: str, args: Sequence[Any] = ()) -> str | None:
@@ -126,8 +163,22 @@ def run(op: str, args: Sequence[Any]) -> Any:
         can_run(backend, op, args, raise_error=True)
     else:
         backend = next(name for name in PREFERENCE if why_not(name, op, args) is None)
+        if backend == "reference":
+            _say_once(args)
     _last[op] = backend
     return _kernels[backend][op][0](*args)
+
+
+def _say_once(args: Sequence[Any]) -> None:
+    """The first time that CPU tensors run on plain PyTorch unasked: why, and what to do."""
+    global _said
+    if not _said and UNAVAILABLE["cpu"] is not None and _not_on_cpu(args) is None:
+        _said = True
+        warnings.warn(
+            f"lmdis_fast: the operators run on plain PyTorch, which is slower; the compiled CPU backend is "
+            f"{UNAVAILABLE['cpu']}. Install g++ and reinstall to have it, or set LMDIS_FAST_BACKEND=reference.",
+            stacklevel=2,
+        )
 
 
 def last_backend(op: str) -> str | None:

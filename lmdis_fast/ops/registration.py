@@ -51,6 +51,9 @@ def register_operator(
     def kernel(*args: Any) -> Any:
         return backends.run(name, args)
 
+    if backends.register_compiled(name):
+        # In Python the choice is made for CPU tensors too; a program without Python finds the compiled kernel.
+        LIBRARY.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     if backward is None:

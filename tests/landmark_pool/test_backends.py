@@ -18,7 +18,7 @@ CASES = cases_of("landmark_pool")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_backward_run_on_the_reference(case: Case) -> None:
+def test_forward_and_backward_run_on_the_best_backend(case: Case) -> None:
     check_path(case)
 
 

@@ -1,0 +1,7 @@
+// The vector code for AVX-512 (F, DQ, BW, VL).
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,bmi,bmi2,prefer-vector-width=512")
+#define LM_ISA avx512
+#define LM_BYTES 64
+#include "kernels.inc"
+#endif

@@ -1,0 +1,8 @@
+// `import lmdis_fast._C` loads this library, whose static initialisers register the operators; the module is empty.
+#include <Python.h>
+
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}
