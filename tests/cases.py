@@ -2,6 +2,7 @@
 of all rooms walk through."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,14 +29,35 @@ SHARED = uniform((4, 2), 1)
 
 
 @dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of a case's tensors. The image that a spline warps is a pixel higher and wider than the result."""
+
+    batch: int = 2
+    landmarks: int = 3
+    features: int = 2
+    height: int = 3
+    width: int = 4
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)"""
+        return self.height, self.width
+
+
+@dataclasses.dataclass(frozen=True)
 class Case:
-    """``call`` takes the tensors that ``inputs(seed)`` makes in float64, and returns a tensor or several."""
+    """``call`` takes the tensors that ``inputs(seed)`` makes in float64, and returns a tensor or several.
+
+    ``roles`` says what each of them is: logits, features, points, widths, or spline.
+    """
 
     room: str
     name: str
     operator: str
+    roles: tuple[str, ...]
     call: Callable[..., Any]
     inputs: Callable[[int], tuple[Tensor, ...]]
+    at: Callable[[Shape], "Case"] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -50,106 +72,134 @@ class Case:
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
-def _spline_case(name: str, shared: bool, before: bool, **options: Any) -> Case:
+def _widened(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """A spline's tensors, which are float32 at least."""
+    return [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
+
+
+def _spline(name: str, shape: Shape, shared: bool, before: bool, **options: Any) -> Case:
+    batch, points = shape.batch, shape.landmarks + 1
+
     def inputs(seed: int) -> tuple[Tensor, ...]:
-        points = uniform((4, 2) if shared else (2, 4, 2), seed + 1)
-        maps = UNIT + uniform((2, 2, 3), seed + 3, 0.02)
-        tensors = (uniform((2, 2, 4, 5), seed), points, uniform((2, 4, 2), seed + 2, 0.1), maps)
-        return (*tensors, maps + uniform((2, 2, 3), seed + 4, 0.02)) if before else tensors
+        centers = uniform((points, 2) if shared else (batch, points, 2), seed + 1)
+        maps = UNIT + uniform((batch, 2, 3), seed + 3, 0.02)
+        image = uniform((batch, shape.features, shape.height + 1, shape.width + 1), seed)
+        tensors = (image, centers, uniform((batch, points, 2), seed + 2, 0.1), maps)
+        return (*tensors, maps + uniform((batch, 2, 3), seed + 4, 0.02)) if before else tensors
 
     def call(image: Tensor, *spline: Tensor) -> Tensor:
-        tensors = [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in spline]
-        return tps_warp(image, ThinPlateSpline(*tensors), (3, 4), **options)
+        return tps_warp(image, ThinPlateSpline(*_widened(spline)), shape.size, **options)
 
-    return Case("tps_warp", name, "tps_warp", call, inputs)
-
-
-def _constant_centers(image: Tensor, weights: Tensor, affine: Tensor) -> Tensor:
-    weights, affine = (
-        t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (weights, affine)
-    )
-    return tps_warp(image, ThinPlateSpline(SHARED.to(weights.dtype), weights, affine))
+    roles = ("features", *["spline"] * (4 if before else 3))
+    return Case("tps_warp", name, "tps_warp", roles, call, inputs)
 
 
-def _moments(name: str, channels: int = 3, **options: Any) -> Case:
+def _constant_centers(name: str, shape: Shape) -> Case:
+    def call(image: Tensor, *spline: Tensor) -> Tensor:
+        weights, affine = _widened(spline)
+        return tps_warp(image, ThinPlateSpline(SHARED.to(weights.dtype), weights, affine))
+
+    def inputs(seed: int) -> tuple[Tensor, ...]:
+        batch = shape.batch
+        return (
+            uniform((batch, shape.features, shape.height + 1, shape.width + 1), seed),
+            uniform((batch, 4, 2), seed + 2, 0.1),
+            UNIT + uniform((batch, 2, 3), seed, 0.02),
+        )
+
+    return Case("tps_warp", name, "tps_warp", ("features", "spline", "spline"), call, inputs)
+
+
+def _moments(name: str, shape: Shape, **options: Any) -> Case:
     return Case(
         "heatmap_moments",
         name,
         "heatmap_moments",
+        ("logits",),
         lambda z: heatmap_moments(z, **options),
-        lambda seed: (uniform((2, channels, 3, 4), seed, 2.0),),
+        lambda seed: (uniform((shape.batch, shape.landmarks, *shape.size), seed, 2.0),),
     )
 
 
-def _pool(name: str, **options: Any) -> Case:
+def _pool(name: str, shape: Shape, **options: Any) -> Case:
     return Case(
         "landmark_pool",
         name,
         "landmark_pool",
+        ("features", "logits"),
         lambda f, z: landmark_pool(f, z, **options),
-        lambda seed: (uniform((2, 2, 3, 4), seed), uniform((2, 3, 3, 4), seed + 1, 2.0)),
+        lambda seed: (
+            uniform((shape.batch, shape.features, *shape.size), seed),
+            uniform((shape.batch, shape.landmarks, *shape.size), seed + 1, 2.0),
+        ),
     )
 
 
-def _gaussian(name: str, **options: Any) -> Case:
+def _gaussian(name: str, shape: Shape, **options: Any) -> Case:
     return Case(
         "landmark_pool",
         name,
         "gaussian_pool",
+        ("features", "points", "widths"),
         lambda f, c, s: gaussian_pool(f, c, s, **options),
         lambda seed: (
-            uniform((2, 2, 3, 4), seed),
-            uniform((2, 3, 2), seed + 1),
-            uniform((2, 3), seed, 0.2) + 0.7,
+            uniform((shape.batch, shape.features, *shape.size), seed),
+            uniform((shape.batch, shape.landmarks, 2), seed + 1),
+            uniform((shape.batch, shape.landmarks), seed, 0.2) + 0.7,
         ),
     )
 
 
-def _render(name: str, **options: Any) -> Case:
+def _render(name: str, shape: Shape, **options: Any) -> Case:
     return Case(
         "gaussian_splat",
         name,
         "render_gaussians",
-        lambda c: render_gaussians(c, (3, 4), sigma=(0.4, 0.8), gain=(1.5, 0.5), **options),
-        lambda seed: (uniform((2, 3, 2), seed),),
+        ("points",),
+        lambda c: render_gaussians(c, shape.size, sigma=(0.4, 0.8), gain=(1.5, 0.5), **options),
+        lambda seed: (uniform((shape.batch, shape.landmarks, 2), seed),),
     )
 
 
-CASES = [
-    _moments("channels"),
-    _moments("channels-covariance", covariance=True, temperature=0.7, eps=0.2),
-    _moments("channels-no-background", background=False, align_corners=True, covariance=True),
-    _moments("pixels", over="pixels", covariance=True, temperature=1.3),
-    _moments("marginals", over="marginals", covariance=True, background=False, temperature=0.6),
-    _pool("channels", temperature=0.7, eps=0.2),
-    _pool("pixels", over="pixels"),
-    _gaussian("gaussian"),
-    _gaussian("gaussian-corners", align_corners=True),
-    _render("peak"),
-    _render("sum", normalize="sum", align_corners=True),
-    _render("normalized", normalize="channels", background=(0.4, 1.0)),
-    Case(
+def _splat(name: str, shape: Shape) -> Case:
+    return Case(
         "gaussian_splat",
-        "splat",
+        name,
         "splat_landmarks",
-        lambda c, f: splat_landmarks(c, f, (3, 4), sigma=(0.4, 0.8), gain=(1.5, 0.5), background=0.4),
-        lambda seed: (uniform((2, 3, 2), seed), uniform((2, 4, 2), seed + 1)),
-    ),
-    Case(
-        "tps_warp",
-        "constant-basis",
-        "tps_warp",
-        _constant_centers,
+        ("points", "features"),
+        lambda c, f: splat_landmarks(c, f, shape.size, sigma=(0.4, 0.8), gain=(1.5, 0.5), background=0.4),
         lambda seed: (
-            uniform((2, 2, 4, 5), seed),
-            uniform((2, 4, 2), seed + 2, 0.1),
-            UNIT + uniform((2, 2, 3), seed, 0.02),
+            uniform((shape.batch, shape.landmarks, 2), seed),
+            uniform((shape.batch, shape.landmarks + 1, shape.features), seed + 1),
         ),
-    ),
-    _spline_case("shared-centers", True, False),
-    _spline_case("own-centers-zeros", False, False, padding_mode="zeros"),
-    _spline_case("before-corners", False, True, align_corners=True),
-    _spline_case("before-shared", True, True, padding_mode="zeros"),
+    )
+
+
+def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
+    """The case in its usual small shape; ``at`` makes it in another."""
+    at = functools.partial(make, name, **options)
+    return dataclasses.replace(at(Shape()), at=at)
+
+
+CASES = [
+    _case(_moments, "channels"),
+    _case(_moments, "channels-covariance", covariance=True, temperature=0.7, eps=0.2),
+    _case(_moments, "channels-no-background", background=False, align_corners=True, covariance=True),
+    _case(_moments, "pixels", over="pixels", covariance=True, temperature=1.3),
+    _case(_moments, "marginals", over="marginals", covariance=True, background=False, temperature=0.6),
+    _case(_pool, "channels", temperature=0.7, eps=0.2),
+    _case(_pool, "pixels", over="pixels"),
+    _case(_gaussian, "gaussian"),
+    _case(_gaussian, "gaussian-corners", align_corners=True),
+    _case(_render, "peak"),
+    _case(_render, "sum", normalize="sum", align_corners=True),
+    _case(_render, "normalized", normalize="channels", background=(0.4, 1.0)),
+    _case(_splat, "splat"),
+    _case(_constant_centers, "constant-basis"),
+    _case(_spline, "shared-centers", shared=True, before=False),
+    _case(_spline, "own-centers-zeros", shared=False, before=False, padding_mode="zeros"),
+    _case(_spline, "before-corners", shared=False, before=True, align_corners=True),
+    _case(_spline, "before-shared", shared=True, before=True, padding_mode="zeros"),
 ]
 
 

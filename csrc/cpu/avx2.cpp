@@ -3,5 +3,6 @@
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2")
 #define LM_ISA avx2
 #define LM_BYTES 32
+#define LM_BF16 0
 #include "kernels.inc"
 #endif

@@ -3,5 +3,6 @@
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,bmi,bmi2,prefer-vector-width=512")
 #define LM_ISA avx512
 #define LM_BYTES 64
+#define LM_BF16 0
 #include "kernels.inc"
 #endif

@@ -54,6 +54,8 @@ struct ChannelSoftmax {
       int at = 0;
       for (; at + G * V <= runs.length; at += G * V)
         group<G>(z ? z + at : nullptr, ahead, weights + first + at, inverse + first + at, V);
+      for (; at + 2 * V <= runs.length; at += 2 * V)
+        group<2>(z ? z + at : nullptr, ahead, weights + first + at, inverse + first + at, V);
       for (; at < runs.length; at += V)
         group<1>(z ? z + at : nullptr, ahead, weights + first + at, inverse + first + at,
                  runs.length - at < V ? runs.length - at : V);
@@ -89,7 +91,7 @@ struct ChannelSoftmax {
 #pragma GCC unroll 8
       for (int g = 0; g < vectors; ++g) {
         A* weight = weights + c * plane_pitch + g * V;
-        if (z && vectors > 1 && g * V * sizeof(S) % 64 == 0)
+        if (z && g * V * sizeof(S) % 64 == 0)
           __builtin_prefetch(z + c * logits.stride_c + g * V + ahead);
         const vec<A> e = exponential(load(weight) - top[g]);
         store(weight, e);

@@ -11,10 +11,18 @@ namespace LM_ISA {
 template <class A>
 LM_FUNCTION void axis_exponents(A centre, double sigma, int64_t first, int64_t some, int64_t count, int64_t pixels,
                                 bool align_corners, A* out) {
-  const double scale = width_scale(count, pixels, align_corners), precision = 0.5 / (sigma * sigma);
-  for (int64_t i = 0; i < some; ++i) {
-    const double offset = scale * (pixel_centre(first + i, count, align_corners) - double(centre));
-    out[i] = A(-precision * offset * offset);
+  const int V = lanes<A>::count;
+  const double per_frame = width_scale(count, pixels, align_corners) / sigma;  // of the root of 2 (-exponent)
+  const double span = double(align_corners ? (count > 1 ? count - 1 : 1) : count);
+  const A step = A(2 / span * per_frame), shift = A(-double(count - 1) / span * per_frame - double(centre) * per_frame);
+  vec<A> index;
+  for (int i = 0; i < V; ++i) index[i] = A(first + i);
+  for (int64_t i = 0; i < some; i += V) {
+    const vec<A> offset = (index + A(i)) * step + shift, exponent = offset * offset * A(-0.5);
+    if (some - i >= V)
+      store(out + i, exponent);
+    else
+      store_some(out + i, exponent, int(some - i));
   }
 }
 

@@ -4,6 +4,7 @@
 #include "gaussian_splat.h"
 #include "heatmap_moments.h"
 #include "landmark_pool.h"
+#include "tps_warp.h"
 
 namespace lmdis {
 
@@ -17,6 +18,8 @@ struct Kernels {
   void (*gaussian_pool_backward)(const GaussianPoolBackward&);
   void (*gaussian_splat)(const GaussianSplat&);
   void (*gaussian_splat_backward)(const GaussianSplatBackward&);
+  void (*tps_warp)(const TpsWarp&);
+  void (*tps_warp_backward)(const TpsWarpBackward&);
 };
 
 namespace baseline {
@@ -30,9 +33,12 @@ extern const Kernels kernels;
 namespace avx512 {
 extern const Kernels kernels;
 }
+namespace avx512_bf16 {
+extern const Kernels kernels;
+}
 #endif
 
-// The widest that this processor has, or what LMDIS_FAST_CPU_CAPABILITY names: baseline, avx2, avx512.
+// The widest that this processor has, or what LMDIS_FAST_CPU_CAPABILITY names: baseline, avx2, avx512, avx512_bf16.
 const Kernels& kernels();
 
 }  // namespace lmdis

@@ -9,7 +9,7 @@ namespace LM_ISA {
 // sums[k][s] (vectors, lane by lane) += sum_p q[k][p] f[s][p], over whole vectors of pixels.
 template <class A, int K, int S>
 LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const A* f, int64_t f_pitch, int length, A* sums,
-                            int64_t sums_pitch) {
+                            int64_t sums_pitch, int64_t ahead) {
   const int V = lanes<A>::count;
   vec<A> total[K][S];
 #pragma GCC unroll 8
@@ -19,7 +19,10 @@ LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const A* f, int64_t f_p
   for (int p = 0; p < length; p += V) {
     vec<A> feature[S];
 #pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) feature[s] = load(f + s * f_pitch + p);
+    for (int s = 0; s < S; ++s) {
+      if (ahead) __builtin_prefetch(f + s * f_pitch + p + ahead);
+      feature[s] = load(f + s * f_pitch + p);
+    }
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
       const vec<A> weight = load(q + k * q_pitch + p);
@@ -33,35 +36,43 @@ LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const A* f, int64_t f_p
     for (int s = 0; s < S; ++s) store(sums + k * sums_pitch + s * V, total[k][s]);
 }
 
-// The same for any number of channels and features; `length` is a multiple of the lanes, sums is [k][s][lane].
-template <class A>
-static void pool(const A* q, int64_t q_pitch, int channels, const A* f, int64_t f_pitch, int features, int length,
-                 A* sums) {
-  const int V = lanes<A>::count;
-  constexpr int K = LM_BYTES >= 64 ? 4 : 2, S = 4;
-  const int64_t pitch = int64_t(features) * V;
-  for (int s = 0; s < features;) {
-    const int some = features - s >= S ? S : 1;
-    for (int k = 0; k < channels;) {
-      const int rows = channels - k >= K ? K : 1;
-      const A *weights = q + k * q_pitch, *planes = f + s * f_pitch;
-      A* at = sums + k * pitch + s * V;
-      if (rows == K && some == S)
-        pool_block<A, K, S>(weights, q_pitch, planes, f_pitch, length, at, pitch);
-      else if (rows == K)
-        pool_block<A, K, 1>(weights, q_pitch, planes, f_pitch, length, at, pitch);
-      else if (some == S)
-        pool_block<A, 1, S>(weights, q_pitch, planes, f_pitch, length, at, pitch);
-      else
-        pool_block<A, 1, 1>(weights, q_pitch, planes, f_pitch, length, at, pitch);
-      k += rows;
+// Calls visit(constant<size>{}, first) for blocks of at most `most` that cover `count`, as even as they can be.
+template <int most, class Visit>
+LM_FUNCTION void in_blocks(int count, Visit visit) {
+  const int blocks = (count + most - 1) / most;
+  for (int first = 0, left = blocks; first < count; --left) {
+    const int size = (count - first + left - 1) / left;
+    switch (size) {
+      case 6: visit(constant<(most < 6 ? most : 6)>{}, first); break;
+      case 5: visit(constant<(most < 5 ? most : 5)>{}, first); break;
+      case 4: visit(constant<(most < 4 ? most : 4)>{}, first); break;
+      case 3: visit(constant<(most < 3 ? most : 3)>{}, first); break;
+      case 2: visit(constant<(most < 2 ? most : 2)>{}, first); break;
+      default: visit(constant<1>{}, first);
     }
-    s += some;
+    first += size;
   }
 }
 
+// The same for any number of channels and features; `length` is a multiple of the lanes, sums is [k][s][lane]. What
+// will be read next lies `ahead` elements on (0: in the cache already).
+template <class A>
+static void pool(const A* q, int64_t q_pitch, int channels, const A* f, int64_t f_pitch, int features, int length,
+                 A* sums, int64_t ahead) {
+  const int V = lanes<A>::count;
+  constexpr int K = LM_BYTES >= 64 ? 6 : 3;  // registers: K * 4 sums, 4 features, one weight
+  const int64_t pitch = int64_t(features) * V;
+  in_blocks<4>(features, [&](auto s, int first_s) {
+    in_blocks<K>(channels, [&](auto k, int first_k) {
+      pool_block<A, decltype(k)::value, decltype(s)::value>(q + first_k * q_pitch, q_pitch, f + first_s * f_pitch,
+                                                            f_pitch, length, sums + first_k * pitch + first_s * V,
+                                                            pitch, first_k ? 0 : ahead);
+    });
+  });
+}
+
 // out[j][p] = sum_i weights[i * step_i + j * step_j] in[i][p] for J outputs and G vectors at one place.
-template <class O, class A, int J, int G>
+template <class O, bool streaming, class A, int J, int G>
 LM_FUNCTION void spread_block(const A* weights, int64_t step_i, int64_t step_j, const A* in, int64_t in_pitch,
                               int inputs, O* out, int64_t out_pitch, int some) {
   const int V = lanes<A>::count;
@@ -79,73 +90,135 @@ LM_FUNCTION void spread_block(const A* weights, int64_t step_i, int64_t step_j, 
   for (int j = 0; j < J; ++j)
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g)
-      if (G > 1 || some >= V)
+      if (streaming)
+        stream(out + j * out_pitch + g * V, total[j][g]);
+      else if (G > 1 || some >= V)
         store(out + j * out_pitch + g * V, total[j][g]);
       else
         store_some(out + j * out_pitch, total[j][g], some);
 }
 
-template <class O, class A, int J>
+template <class O, bool streaming, class A, int J>
 LM_FUNCTION void spread_rows(const A* weights, int64_t step_i, int64_t step_j, const A* in, int64_t in_pitch,
                              int inputs, O* out, int64_t out_pitch, int length) {
   const int V = lanes<A>::count;
+  constexpr int G = LM_BYTES >= 64 ? 4 : 2;
   int p = 0;
-  for (; p + 2 * V <= length; p += 2 * V)
-    spread_block<O, A, J, 2>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch, V);
+  for (; p + G * V <= length; p += G * V)
+    spread_block<O, streaming, A, J, G>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch, V);
   for (; p < length; p += V)
-    spread_block<O, A, J, 1>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch, length - p);
+    spread_block<O, streaming, A, J, 1>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch,
+                                        length - p);
 }
 
 // The same for any number of outputs and `length` pixels, stored as O; inputs are read in whole vectors.
-template <class O, class A>
+template <class O, bool streaming = false, class A = arithmetic<O>>
 static void spread(const A* weights, int64_t step_i, int64_t step_j, const A* in, int64_t in_pitch, int inputs, O* out,
                    int64_t out_pitch, int outputs, int length) {
   constexpr int J = LM_BYTES >= 64 ? 6 : 4;
-  int j = 0;
-  for (; j + J <= outputs; j += J)
-    spread_rows<O, A, J>(weights + j * step_j, step_i, step_j, in, in_pitch, inputs, out + j * out_pitch, out_pitch,
-                         length);
-  if (j + 2 < outputs) {
-    spread_rows<O, A, 3>(weights + j * step_j, step_i, step_j, in, in_pitch, inputs, out + j * out_pitch, out_pitch,
-                         length);
-    j += 3;
-  }
-  for (; j < outputs; ++j)
-    spread_rows<O, A, 1>(weights + j * step_j, step_i, step_j, in, in_pitch, inputs, out + j * out_pitch, out_pitch,
-                         length);
+  in_blocks<J>(outputs, [&](auto j, int first) {
+    spread_rows<O, streaming, A, decltype(j)::value>(weights + first * step_j, step_i, step_j, in, in_pitch, inputs,
+                                                     out + first * out_pitch, out_pitch, length);
+  });
 }
 
 // Some planes of a tile, read in place where they are float or double, side by side and whole vectors; else staged.
 template <class A>
-struct Planes {
+struct TilePlanes {
   const A* data;
   int64_t pitch;
+  int64_t ahead;  // to where the tile below lies in memory; 0 for a buffer
 };
 template <class S>
-LM_FUNCTION Planes<arithmetic<S>> planes_of(const Maps& maps, const Tile& tile, int64_t first, int count,
-                                            arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch) {
+LM_FUNCTION TilePlanes<arithmetic<S>> planes_of(const Maps& maps, const Tile& tile, int64_t first, int count,
+                                                arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch) {
   using A = arithmetic<S>;
   if (sizeof(S) == sizeof(A) && layout_of(maps) == Layout::planar && tile.pitch == tile.columns &&
       (tile.rows == 1 || maps.stride_h == tile.columns))
-    return {reinterpret_cast<const A*>(address<S>(maps, tile.n, first, tile.y, tile.x)), maps.stride_c};
+    return {reinterpret_cast<const A*>(address<S>(maps, tile.n, first, tile.y, tile.x)), maps.stride_c,
+            tile.rows * maps.stride_h};
   stage<S>(maps, tile, first, count, buffer, buffer_pitch, scratch);
-  return {buffer, buffer_pitch};
+  return {buffer, buffer_pitch, 0};
+}
+
+// Whether features are pooled pixel by pixel, with lanes that are features: the channels of a pixel lie side by side.
+template <class S>
+LM_FUNCTION bool pools_pixels(const Maps& maps) {
+  return layout_of(maps) == Layout::interleaved && maps.c % lanes<arithmetic<S>>::count == 0;
+}
+
+// sums[k][s] += sum_p q[k][p] f[p][s] for K channels and F vectors of features, over one row.
+template <class S, int K, int F>
+LM_FUNCTION void pool_pixels_block(const arithmetic<S>* q, int64_t q_pitch, const S* f, int64_t step, int length,
+                                   arithmetic<S>* sums, int64_t sums_pitch) {
+  using A = arithmetic<S>;
+  const int V = lanes<A>::count;
+  vec<A> total[K][F];
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k)
+#pragma GCC unroll 8
+    for (int s = 0; s < F; ++s) total[k][s] = load(sums + k * sums_pitch + s * V);
+  for (int p = 0; p < length; ++p) {
+    vec<A> feature[F];
+#pragma GCC unroll 8
+    for (int s = 0; s < F; ++s) feature[s] = load(f + p * step + s * V);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k)
+#pragma GCC unroll 8
+      for (int s = 0; s < F; ++s) total[k][s] += q[k * q_pitch + p] * feature[s];
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k)
+#pragma GCC unroll 8
+    for (int s = 0; s < F; ++s) store(sums + k * sums_pitch + s * V, total[k][s]);
+}
+
+// The same for all channels and features of a tile; sums is [k][s].
+template <class S>
+static void pool_pixels(const arithmetic<S>* q, int64_t q_pitch, int channels, const Maps& maps, const Tile& tile,
+                        arithmetic<S>* sums) {
+  constexpr int K = LM_BYTES >= 64 ? 6 : 3, V = lanes<arithmetic<S>>::count;
+  for (int r = 0; r < tile.rows; ++r) {
+    const S* row = address<S>(maps, tile.n, 0, tile.y + r, tile.x);
+    in_blocks<4>(int(maps.c) / V, [&](auto s, int first_s) {
+      in_blocks<K>(channels, [&](auto k, int first_k) {
+        pool_pixels_block<S, decltype(k)::value, decltype(s)::value>(q + first_k * q_pitch + r * tile.pitch, q_pitch,
+                                                                     row + first_s * V, maps.stride_w, tile.columns,
+                                                                     sums + first_k * maps.c + first_s * V, maps.c);
+      });
+    });
+  }
+}
+
+// Adds a tile's features times the weights q, in whichever way suits the layout; pooled_sum reads the result.
+template <class S>
+LM_FUNCTION void pool_tile(const arithmetic<S>* q, int64_t q_pitch, int channels, const Maps& maps, const Tile& tile,
+                           arithmetic<S>* sums, arithmetic<S>* buffer, arithmetic<S>* scratch) {
+  if (pools_pixels<S>(maps)) return pool_pixels<S>(q, q_pitch, channels, maps, tile, sums);
+  const auto f = planes_of<S>(maps, tile, 0, int(maps.c), buffer, q_pitch, scratch);
+  pool<arithmetic<S>>(q, q_pitch, channels, f.data, f.pitch, int(maps.c), tile.rows * tile.pitch, sums, f.ahead);
+}
+template <class S>
+LM_FUNCTION arithmetic<S> pooled_sum(const Maps& maps, const arithmetic<S>* sums, int64_t i) {
+  using A = arithmetic<S>;
+  return pools_pixels<S>(maps) ? sums[i] : sum_lanes<A>(load(sums + i * lanes<A>::count));
 }
 
 // out[j] of a tile of a tensor = sum_i weights in[i], written in its layout.
 template <class S>
 static void spread_to(const Maps& maps, const Tile& tile, const arithmetic<S>* weights, int64_t step_i, int64_t step_j,
                       const arithmetic<S>* in, int64_t in_pitch, int inputs, int64_t first, int outputs,
-                      arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch) {
+                      arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch, bool streaming) {
   using A = arithmetic<S>;
   if (layout_of(maps) == Layout::planar) {
     const Runs runs = runs_of(maps, tile);
     for (int run = 0; run < runs.count; ++run)
-      spread<S, A>(weights, step_i, step_j, in + run * tile.pitch, in_pitch, inputs,
-                   address<S>(maps, tile.n, first, tile.y + run, tile.x), maps.stride_c, outputs, runs.length);
+      (streaming ? spread<S, true> : spread<S, false>)(weights, step_i, step_j, in + run * tile.pitch, in_pitch, inputs,
+                                                       address<S>(maps, tile.n, first, tile.y + run, tile.x),
+                                                       maps.stride_c, outputs, runs.length);
     return;
   }
-  spread<A, A>(weights, step_i, step_j, in, in_pitch, inputs, buffer, buffer_pitch, outputs, tile.rows * tile.pitch);
+  spread<A>(weights, step_i, step_j, in, in_pitch, inputs, buffer, buffer_pitch, outputs, tile.rows * tile.pitch);
   unstage<S>(maps, tile, first, outputs, buffer, buffer_pitch, scratch);
 }
 

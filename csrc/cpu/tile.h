@@ -88,6 +88,15 @@ LM_FUNCTION S* address(const Maps& maps, int64_t n, int64_t c, int64_t y, int64_
   return static_cast<S*>(maps.data) + n * maps.stride_n + c * maps.stride_c + y * maps.stride_h + x * maps.stride_w;
 }
 
+// Whether a result is planar, on whole aligned vectors, and too large to stay in a cache until it is read.
+template <class S>
+LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
+  const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
+  return bytes >= (8 << 20) && layout_of(maps) == Layout::planar &&
+         reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 && maps.stride_n % V == 0 &&
+         maps.stride_c % V == 0 && maps.stride_h % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0;
+}
+
 // Contiguous runs of a planar tile: the whole tile where its rows follow each other in tensor and buffer alike.
 struct Runs {
   int count, length;

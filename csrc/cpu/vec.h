@@ -1,12 +1,17 @@
-// Vectors of one instruction set: LM_ISA names its namespace, LM_BYTES is the width of a register.
+// Vectors of one instruction set: LM_ISA names its namespace, LM_BYTES is the width of a register, LM_BF16 says whether
+// there is an instruction that rounds to bfloat16.
 // GCC's vector extensions; no header with inline functions, so that nothing compiled here is shared with the others.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+// g++ reads a whole file before it obeys `#pragma GCC target`, so __AVX512F__ and its like say nothing here.
 #if defined(__x86_64__)
+#define LM_X86 1
 #include <immintrin.h>
+#else
+#define LM_X86 0
 #endif
 
 #include "../portable.h"
@@ -168,19 +173,25 @@ LM_FUNCTION void sum_lanes(const vec<A> (&v)[4], A* sums) {
 LM_FUNCTION vec<float> widen(lanes<float>::half h, bf16) {
   return (vec<float>)(__builtin_convertvector(h, uvec) << 16);
 }
+#if LM_BF16
+LM_FUNCTION lanes<float>::half narrow(vec<float> v, bf16) { return (lanes<float>::half)_mm512_cvtneps_pbh((__m512)v); }
+#else
 LM_FUNCTION lanes<float>::half narrow(vec<float> v, bf16) {
   const uvec bits = (uvec)v;
   const uvec rounded = bits + 0x7fff + ((bits >> 16) & 1);
   const uvec kept = v == v ? rounded : (bits | 0x400000);  // a NaN stays one
   return __builtin_convertvector(kept >> 16, lanes<float>::half);
 }
+#endif
 
-#if defined(__AVX512F__)
-LM_FUNCTION vec<float> widen(lanes<float>::half h, f16) { return (vec<float>)_mm512_cvtph_ps((__m256i)h); }
-LM_FUNCTION lanes<float>::half narrow(vec<float> v, f16) {
-  return (lanes<float>::half)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#if LM_X86 && LM_BYTES == 64
+LM_FUNCTION vec<float> widen(lanes<float>::half h, f16) {
+  return (vec<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h);
 }
-#elif defined(__F16C__)
+LM_FUNCTION lanes<float>::half narrow(vec<float> v, f16) {
+  return (lanes<float>::half)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif LM_X86 && LM_BYTES == 32
 LM_FUNCTION vec<float> widen(lanes<float>::half h, f16) { return (vec<float>)_mm256_cvtph_ps((__m128i)h); }
 LM_FUNCTION lanes<float>::half narrow(vec<float> v, f16) {
   return (lanes<float>::half)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -226,6 +237,38 @@ template <class S>
 LM_FUNCTION void store(S* p, vec<float> v) {
   const lanes<float>::half h = narrow(v, S{});
   memcpy(p, &h, sizeof(h));
+}
+
+// Past the caches, for results too large to be found there again: no line is read before it is written. The address has
+// to be a multiple of the bytes written.
+LM_FUNCTION void stream(float* p, vec<float> v) {
+#if LM_X86 && LM_BYTES == 64
+  _mm512_stream_ps(p, (__m512)v);
+#elif LM_X86 && LM_BYTES == 32
+  _mm256_stream_ps(p, (__m256)v);
+#elif LM_X86
+  _mm_stream_ps(p, (__m128)v);
+#else
+  store(p, v);
+#endif
+}
+LM_FUNCTION void stream(double* p, vec<double> v) { stream(reinterpret_cast<float*>(p), (vec<float>)v); }
+template <class S>
+LM_FUNCTION void stream(S* p, vec<float> v) {
+  const lanes<float>::half h = narrow(v, S{});
+#if LM_X86 && LM_BYTES == 64
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)h);
+#elif LM_X86 && LM_BYTES == 32
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)h);
+#else
+  memcpy(p, &h, sizeof(h));
+#endif
+}
+// Orders streamed stores before what other threads see next.
+LM_FUNCTION void stream_fence() {
+#if LM_X86
+  _mm_sfence();
+#endif
 }
 
 // The first `count` lanes, from 0 to all of them; lanes that are not loaded are 0.

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from hypothesis import given
 
+from ..agreement import Arrangement, arrangements, check_agreement, check_threads
 from ..cases import Case, cases_of
 from ..checks import (
     check_asked_for_backend,
@@ -27,23 +29,42 @@ def test_backend_asked_for_runs_or_raises(backend: str) -> None:
     check_asked_for_backend(CASES[0], backend)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_lower_precision_is_near_float64(case: Case, dtype: torch.dtype) -> None:
     check_half_precision(case, dtype)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_are_all_written_and_repeatable(case: Case, deterministic: None) -> None:
     check_deterministic(case)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_autocast_computes_in_float32(case: Case) -> None:
     check_autocast(case)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_vmap_folds_into_the_batch(case: Case) -> None:
     check_vmap(case)
     check_vmap_of_backward(case)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("case", CASES, ids=str)
+@given(arrangement=arrangements())
+def test_compiled_backend_agrees_with_the_definition(case: Case, arrangement: Arrangement) -> None:
+    check_agreement(case, arrangement)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bits_do_not_depend_on_threads(case: Case, layout: str, dtype: torch.dtype) -> None:
+    check_threads(case, layout, dtype)

@@ -5,6 +5,8 @@ import pytest
 from ..cases import Case, cases_of
 from ..checks import check_derivatives, check_partial_gradients
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.mark.parametrize("case", cases_of("gaussian_splat"), ids=str)
 def test_first_and_second_derivatives(case: Case) -> None:

@@ -15,6 +15,8 @@ from ..finite_differences import assert_directional_derivative, weighted, weight
 from ..tolerances import assert_near
 from . import formula
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 NORMALIZE = st.sampled_from(["peak", "sum", "channels"])
 LEVELS = st.sampled_from([((0.3,), (1.0,), (1.0,)), ((0.25, 0.6, 1.1), (2.0, 1.0, 0.3), (1.0, 0.2, 0.7))])
 SMALL = st.sampled_from([(1, 1), (1, 7), (5, 4), (9, 6)])

@@ -31,7 +31,7 @@ def unit(count: int, height: int, width: int, align_corners: bool) -> float:
 
 
 def weights_of(logits: Array, over: str, temperature: float) -> Array:
-    """The softmax of one sample's (C, H, W) logits."""
+    """The softmax of one sample's (C, H, W) logits over channels or pixels."""
     channels, height, width = logits.shape
     z = logits / temperature
     q = np.zeros_like(z)
@@ -42,11 +42,16 @@ def weights_of(logits: Array, over: str, temperature: float) -> Array:
     for k in range(channels):
         if over == "pixels":
             q[k] = np.reshape(softmax(list(z[k].ravel())), (height, width))
-        if over == "marginals":
-            rows = softmax([float(np.mean(z[k, i])) for i in range(height)])
-            columns = softmax([float(np.mean(z[k, :, j])) for j in range(width)])
-            q[k] = np.outer(rows, columns)
     return q
+
+
+def axis_moments(logits: list[float], scale: float, align_corners: bool) -> tuple[float, float, float]:
+    """Mass, mean and variance of one marginal; an axis whose means are all -inf has none of them."""
+    q = softmax(logits)
+    places = [centre(i, len(q), align_corners) for i in range(len(q))]
+    mean = math.fsum(w * p for w, p in zip(q, places, strict=True))
+    variance = math.fsum(w * (scale * (p - mean)) ** 2 for w, p in zip(q, places, strict=True))
+    return math.fsum(q), mean, variance
 
 
 def heatmap_moments(
@@ -68,6 +73,15 @@ def heatmap_moments(
         for j in range(width)
     ]
     for n in range(batch):
+        if over == "marginals":
+            for k in range(count):
+                z = logits[n, k] / temperature
+                columns = [float(np.mean(z[:, j])) for j in range(width)]
+                rows = [float(np.mean(z[i])) for i in range(height)]
+                mass_x, x, xx = axis_moments(columns, unit_x, align_corners)
+                mass_y, y, yy = axis_moments(rows, unit_y, align_corners)
+                coords[n, k], covariance[n, k], mass[n, k] = (x, y), (xx, yy, 0.0), mass_x * mass_y
+            continue
         q = weights_of(logits[n], over, temperature)
         for k in range(count):
             mass[n, k] = math.fsum(q[k].ravel())

@@ -16,6 +16,8 @@ from ..finite_differences import assert_directional_derivative, weighted, weight
 from ..tolerances import assert_near
 from . import formula
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 OVER = st.sampled_from(["channels", "pixels"])
 
 

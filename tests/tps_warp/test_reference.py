@@ -19,6 +19,8 @@ from ..finite_differences import assert_directional_derivative, weighted, weight
 from ..tolerances import assert_near
 from . import formula
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 PADDING = st.sampled_from(["border", "zeros"])
 SMALL = st.sampled_from([(1, 1), (1, 7), (5, 4), (9, 6)])
 

@@ -1,0 +1,245 @@
+// The vector code without torch: the baseline kernels of two rooms against plain loops in double. It is compiled for
+// the machine at hand with sanitizers, and for another processor (tests/test_vector_code.py).
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <functional>
+#include <vector>
+
+#include "../../csrc/cpu/kernels.h"
+
+namespace lmdis {
+
+// Every task by itself, the last one first, with scratch memory of exactly the size asked for.
+void parallel_tasks(int64_t count, size_t scratch_bytes, void* context,
+                    void (*body)(void* context, char* scratch, int64_t first, int64_t last)) {
+  for (int64_t task = count - 1; task >= 0; --task) {
+    char* scratch = static_cast<char*>(aligned_alloc(64, (scratch_bytes + 63) / 64 * 64));
+    body(context, scratch, task, task + 1);
+    free(scratch);
+  }
+}
+
+namespace {
+
+int failures = 0;
+
+double uniform() {  // in [-1, 1), the same on every machine
+  static uint64_t state = 20180618;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return double(state >> 11) / double(1ull << 52) - 1;
+}
+
+float to_float(float x) { return x; }
+float to_float(double x) { return float(x); }
+float to_float(uint16_t bits) {  // bfloat16
+  const uint32_t wide = uint32_t(bits) << 16;
+  float x;
+  memcpy(&x, &wide, sizeof x);
+  return x;
+}
+struct Half {  // IEEE 754, which not every compiler has as a type
+  uint16_t bits;
+};
+float to_float(Half x) {
+  const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+  const double size = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+  return float(x.bits >> 15 ? -size : size);
+}
+void assign(float& to, double x) { to = float(x); }
+void assign(double& to, double x) { to = x; }
+void assign(Half& to, double x) {  // of normal size, cut off
+  int exponent = 0;
+  const double fraction = frexp(fabs(x), &exponent);  // in [0.5, 1)
+  to.bits = uint16_t((x < 0) << 15);
+  if (exponent > -14) to.bits |= uint16_t((exponent + 14) << 10 | (int(fraction * 2048) & 1023));
+}
+void assign(uint16_t& to, double x) {
+  const float narrow = float(x);
+  uint32_t bits;
+  memcpy(&bits, &narrow, sizeof bits);
+  to = uint16_t(bits >> 16);
+}
+double value(double x) { return x; }
+template <class S>
+double value(S x) {
+  return to_float(x);
+}
+
+void expect_near(const char* what, double found, double wanted, double allowed) {
+  if (fabs(found - wanted) <= allowed) return;
+  printf("%s: %.9g against %.9g\n", what, found, wanted);
+  ++failures;
+}
+
+// Memory that ends where its allocation ends, so that a sanitizer sees the first element beyond.
+template <class S>
+struct Array {
+  S* data;
+  explicit Array(size_t count) : data(static_cast<S*>(malloc(count * sizeof(S)))) {
+    memset(data, 0xff, count * sizeof(S));
+  }
+  Array(const Array&) = delete;
+  ~Array() { free(data); }
+};
+
+Maps maps_of(void* data, Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
+  if (channels_last) return {data, dtype, n, c, h, w, c * h * w, 1, w * c, c};
+  return {data, dtype, n, c, h, w, c * h * w, h * w, w, 1};
+}
+int64_t place(const Maps& m, int64_t n, int64_t c, int64_t y, int64_t x) {
+  return n * m.stride_n + c * m.stride_c + y * m.stride_h + x * m.stride_w;
+}
+
+constexpr double kTemperature = 0.7, kEps = 0.2;
+
+// sum of weights times results of heatmap_moments over channels, with the background last; and the results.
+double moments(const std::function<double(int64_t, int64_t, int64_t)>& z, int64_t count, int64_t h, int64_t w,
+               const std::vector<double>& weights, std::vector<double>* results) {
+  std::vector<double> q(size_t((count + 1) * h * w));
+  for (int64_t y = 0; y < h; ++y)
+    for (int64_t x = 0; x < w; ++x) {
+      double sum = 0;
+      for (int64_t k = 0; k <= count; ++k) sum += q[size_t((k * h + y) * w + x)] = exp(z(k, y, x) / kTemperature);
+      for (int64_t k = 0; k <= count; ++k) q[size_t((k * h + y) * w + x)] /= sum;
+    }
+  double total = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    double mass = 0, mx = 0, my = 0, xx = 0, yy = 0;
+    const auto walk = [&](const std::function<void(double, double, double)>& pixel) {
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t x = 0; x < w; ++x)
+          pixel(q[size_t((k * h + y) * w + x)], double(2 * x + 1) / double(w) - 1, double(2 * y + 1) / double(h) - 1);
+    };
+    walk([&](double p, double x, double y) { mass += p, mx += p * x, my += p * y; });
+    const double divisor = mass + kEps, scale_x = double(w) / sqrt(double(h * w)),
+                 scale_y = double(h) / sqrt(double(h * w));
+    mx /= divisor, my /= divisor;
+    walk([&](double p, double x, double y) {
+      xx += p * scale_x * scale_x * (x - mx) * (x - mx), yy += p * scale_y * scale_y * (y - my) * (y - my);
+    });
+    const double found[5] = {mx, my, xx / divisor, yy / divisor, mass};
+    for (int i = 0; i < 5; ++i) {
+      total += weights[size_t(5 * k + i)] * found[i];
+      if (results) results->push_back(found[i]);
+    }
+  }
+  return total;
+}
+
+template <class S, class A>
+void check_moments(Dtype dtype, int64_t n, int64_t count, int64_t h, int64_t w, bool last, double near) {
+  const size_t numbers = size_t(n * (count + 1) * h * w);
+  Array<S> logits(numbers), gradient(numbers);
+  for (size_t i = 0; i < numbers; ++i) assign(logits.data[i], 3 * uniform());
+  HeatmapMoments call{};
+  call.logits = maps_of(logits.data, dtype, n, count + 1, h, w, last);
+  call.over = Over::channels;
+  call.count = count;
+  call.temperature = kTemperature;
+  call.eps = kEps;
+  call.second = 2;
+  Array<A> coords(size_t(n * count * 2)), variance(size_t(n * count * 2)), mass(size_t(n * count));
+  Array<char> workspace(size_t(heatmap_moments_workspace(call)));
+  call.coords = coords.data, call.variance = variance.data, call.mass = mass.data, call.workspace = workspace.data;
+  baseline::kernels.heatmap_moments(call);
+
+  Array<A> of_coords(size_t(n * count * 2)), of_variance(size_t(n * count * 2)), of_mass(size_t(n * count));
+  for (int64_t i = 0; i < n * count * 2; ++i) of_coords.data[i] = A(uniform()), of_variance.data[i] = A(uniform());
+  for (int64_t i = 0; i < n * count; ++i) of_mass.data[i] = A(uniform() * 0.01);
+  HeatmapMomentsBackward back{};
+  back.forward = call;
+  back.grad_coords = of_coords.data, back.grad_variance = of_variance.data, back.grad_mass = of_mass.data;
+  back.grad = maps_of(gradient.data, dtype, n, count + 1, h, w, last);
+  baseline::kernels.heatmap_moments_backward(back);
+
+  for (int64_t image = 0; image < n; ++image) {
+    std::vector<double> weights, wanted, direction(numbers / size_t(n));
+    for (int64_t k = image * count; k < (image + 1) * count; ++k)
+      for (double weight :
+           {double(of_coords.data[2 * k]), double(of_coords.data[2 * k + 1]), double(of_variance.data[2 * k]),
+            double(of_variance.data[2 * k + 1]), double(of_mass.data[k])})
+        weights.push_back(weight);
+    for (double& d : direction) d = uniform();
+    const auto moved = [&](double step) {
+      return [&, step](int64_t k, int64_t y, int64_t x) {
+        return value(logits.data[place(call.logits, image, k, y, x)]) + step * direction[size_t((k * h + y) * w + x)];
+      };
+    };
+    moments(moved(0), count, h, w, weights, &wanted);
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t at = image * count + k;
+      const double found[5] = {coords.data[2 * at], coords.data[2 * at + 1], variance.data[2 * at],
+                               variance.data[2 * at + 1], mass.data[at]};
+      for (int i = 0; i < 5; ++i) {
+        const double want = wanted[size_t(5 * k + i)];
+        expect_near("heatmap_moments", found[i], want, (sizeof(A) == 8 ? 1e-11 : 5e-6) * (1 + fabs(want)));
+      }
+    }
+    const double step = 1e-4;
+    const double slope =
+        (moments(moved(step), count, h, w, weights, nullptr) - moments(moved(-step), count, h, w, weights, nullptr)) /
+        (2 * step);
+    double along = 0, magnitude = 0;
+    for (int64_t k = 0; k <= count; ++k)
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t x = 0; x < w; ++x) {
+          const double term =
+              value(gradient.data[place(back.grad, image, k, y, x)]) * direction[size_t((k * h + y) * w + x)];
+          along += term, magnitude += fabs(term);
+        }
+    expect_near("heatmap_moments_backward", along, slope, near * magnitude + 1e-7);
+  }
+}
+
+template <class S, class A>
+void check_splat(Dtype dtype, int64_t n, int64_t landmarks, int64_t h, int64_t w, double near) {
+  const double sigma[2] = {0.4, 0.9}, gain[2] = {1.5, 0.5};
+  Array<S> out(size_t(n * 2 * landmarks * h * w));
+  Array<A> coords(size_t(n * landmarks * 2));
+  for (int64_t i = 0; i < n * landmarks * 2; ++i) coords.data[i] = A(1.2 * uniform());
+  GaussianSplat call{};
+  call.maps = maps_of(out.data, dtype, n, 2 * landmarks, h, w, false);
+  call.normalize = Normalize::peak;
+  call.landmarks = landmarks, call.levels = 2;
+  call.sigma = sigma, call.gain = gain;
+  call.coords = coords.data;
+  baseline::kernels.gaussian_splat(call);
+  for (int64_t image = 0; image < n; ++image)
+    for (int64_t level = 0; level < 2; ++level)
+      for (int64_t k = 0; k < landmarks; ++k)
+        for (int64_t y = 0; y < h; ++y)
+          for (int64_t x = 0; x < w; ++x) {
+            const A* point = coords.data + 2 * (image * landmarks + k);
+            const double side = sqrt(double(h * w)),
+                         dx = double(w) / side * (double(2 * x + 1) / double(w) - 1 - point[0]);
+            const double dy = double(h) / side * (double(2 * y + 1) / double(h) - 1 - point[1]);
+            const double want = gain[level] * exp(-(dx * dx + dy * dy) / (2 * sigma[level] * sigma[level]));
+            expect_near("gaussian_splat", value(out.data[place(call.maps, image, level * landmarks + k, y, x)]), want,
+                        near);
+          }
+}
+
+}  // namespace
+}  // namespace lmdis
+
+int main() {
+  using namespace lmdis;
+  const int64_t sizes[][2] = {{1, 1}, {1, 7}, {33, 17}, {9, 130}, {67, 70}};
+  for (const auto& size : sizes)
+    for (const bool last : {false, true}) {
+      const int64_t h = size[0], w = size[1];
+      check_moments<float, float>(Dtype::float32, 2, 5, h, w, last, 2e-5);
+      check_moments<double, double>(Dtype::float64, 1, 3, h, w, last, 1e-7);
+      check_moments<uint16_t, float>(Dtype::bfloat16, 1, 18, h, w, last, 2e-2);
+      check_moments<Half, float>(Dtype::float16, 1, 2, h, w, last, 5e-3);
+      check_splat<float, float>(Dtype::float32, 2, 3, h, w, 2e-6);
+      check_splat<double, double>(Dtype::float64, 1, 3, h, w, 1e-12);
+      check_splat<uint16_t, float>(Dtype::bfloat16, 1, 3, h, w, 1e-2);
+      check_splat<Half, float>(Dtype::float16, 1, 3, h, w, 2e-3);
+    }
+  if (failures) return printf("%d differences\n", failures), 1;
+  return puts("equal"), 0;
+}
