@@ -31,6 +31,7 @@ from .checkpoint import (
 )
 from .config import LossConfig, OptimizerConfig, TrainConfig, differences, parse_config, to_toml
 from .data import BatchLoader, DataError, open_dataset
+from .memory import keep_freed_memory
 from .meter import Meter
 from .models import LandmarkAutoencoder, PairOutput
 from .pairs import Pair, make_pair
@@ -124,7 +125,8 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def prepare_torch(config: TrainConfig) -> torch.device:
-    """Threads, determinism and device."""
+    """Threads, memory, determinism and device."""
+    keep_freed_memory()
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(True)
     # A debugging aid that costs a pass over every output.

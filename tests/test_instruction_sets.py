@@ -15,6 +15,7 @@ NEEDS = {
     "baseline": set(),
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"},
+    "avx512_bf16": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16"},
 }
 
 

@@ -38,11 +38,17 @@ template <class A>
 static void add_marginals(const A* values, const A* factors, const A* u, const Tile& tile, A* columns, A* row_sums,
                           A* row_firsts) {
   const int pitch = tile.pitch;
-  if (tile.rows == 4) return add_rows<A, 4>(values, factors, u, pitch, pitch, columns, row_sums, row_firsts);
-  if (tile.rows == 2) return add_rows<A, 2>(values, factors, u, pitch, pitch, columns, row_sums, row_firsts);
-  for (int r = 0; r < tile.rows; ++r)
-    add_rows<A, 1>(values + r * pitch, factors ? factors + r * pitch : nullptr, u, pitch, pitch, columns, row_sums + r,
-                   row_firsts + r);
+  for (int r = 0; r < tile.rows;) {
+    const A *from = values + r * pitch, *by = factors ? factors + r * pitch : nullptr;
+    const int left = tile.rows - r;
+    if (left >= 4)
+      add_rows<A, 4>(from, by, u, pitch, pitch, columns, row_sums + r, row_firsts + r);
+    else if (left >= 2)
+      add_rows<A, 2>(from, by, u, pitch, pitch, columns, row_sums + r, row_firsts + r);
+    else
+      add_rows<A, 1>(from, by, u, pitch, pitch, columns, row_sums + r, row_firsts + r);
+    r += left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  }
 }
 
 }  // namespace LM_ISA

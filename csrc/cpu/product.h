@@ -62,8 +62,8 @@ static void pool(const A* q, int64_t q_pitch, int channels, const A* f, int64_t 
   const int V = lanes<A>::count;
   constexpr int K = LM_BYTES >= 64 ? 6 : 3;  // registers: K * 4 sums, 4 features, one weight
   const int64_t pitch = int64_t(features) * V;
-  in_blocks<4>(features, [&](auto s, int first_s) {
-    in_blocks<K>(channels, [&](auto k, int first_k) {
+  in_blocks<K>(channels, [&](auto k, int first_k) {
+    in_blocks<4>(features, [&](auto s, int first_s) {
       pool_block<A, decltype(k)::value, decltype(s)::value>(q + first_k * q_pitch, q_pitch, f + first_s * f_pitch,
                                                             f_pitch, length, sums + first_k * pitch + first_s * V,
                                                             pitch, first_k ? 0 : ahead);

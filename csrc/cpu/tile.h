@@ -34,6 +34,13 @@ LM_FUNCTION Cut cut_of(const Maps& maps, int channels, int64_t band_pixels = 409
   return cut;
 }
 
+// Larger tiles, for which a product's sums leave the registers more seldom; the weights may then lie in the second
+// cache.
+template <class A>
+LM_FUNCTION Cut cut_for_products(const Maps& maps, int channels, int64_t band_pixels) {
+  return cut_of<A>(maps, channels < 16 ? channels : 16, band_pixels);
+}
+
 // Carves arrays of A, each a whole number of vectors, from a task's scratch.
 template <class A>
 struct Carver {
