@@ -41,7 +41,7 @@ bench: $(READY)  ## Measure operators and the training step
 
 # Python itself is not built with sanitizers, so their libraries have to be loaded before it.
 sanitize: $(READY)  ## Build with AddressSanitizer and UndefinedBehaviorSanitizer in build/sanitize and run the operator tests there
-	LMDIS_FAST_BUILD=cpu LMDIS_FAST_DEBUG=1 LMDIS_FAST_SANITIZE=$(SANITIZE) \
+	LMDIS_FAST_BUILD=cpu LMDIS_FAST_SANITIZE=$(SANITIZE) \
 	  $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	rm -rf build/sanitize/lib/tests && cp -R tests pyproject.toml build/sanitize/lib
 	cd build/sanitize/lib && ASAN_OPTIONS=detect_leaks=0 \

@@ -74,12 +74,15 @@ def extension_arguments() -> dict[str, object]:
     sanitizers = os.environ.get("LMDIS_FAST_SANITIZE", "")  # such as address,undefined
     # No -march and no -ffast-math: instruction sets are chosen at run time, and NaN and infinity mean something.
     flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    flags += ["-O1", "-g"] if debug else ["-O3", "-g0", "-DNDEBUG"]
+    if sanitizers:
+        flags += ["-O1", "-g1"]  # lines alone: all of -g takes the compiler minutes here
+    else:
+        flags += ["-O1", "-g"] if debug else ["-O3", "-g0", "-DNDEBUG"]
     flags += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
     flags += [f"-ffile-prefix-map={Path.cwd()}/="]  # no folder of this machine in messages
     link = []
     if sanitizers:
-        flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
+        flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
         link += [f"-fsanitize={sanitizers}"]
     extension = CppExtension(
         "lmdis_fast._C",
