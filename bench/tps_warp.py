@@ -144,7 +144,7 @@ def build(
     tolerance = FLOAT32_SLOPE if gradients else FLOAT32_KERNEL
     by_image = functools.partial(plain, spline=spline, lattice=lattice)
     contenders = [
-        Contender("lmdis_fast", "ours", operator),
+        Contender("lmdis_fast", "ours", operator, FLOAT32_SLOPE if gradients else 1.0),
         Contender("plain torch", "plain", by_image, tolerance),
     ]
     compiled: Callable[..., Outputs] = by_image

@@ -38,7 +38,6 @@ Kernel = Callable[..., Any]
 WhyNot = Callable[[Sequence[Any]], "str | None"]
 
 
-
 def _load_compiled() -> str | None:
     """Load the compiled CPU extension, which registers its operators; why it cannot be, or None."""
     try:

@@ -66,7 +66,7 @@ def arrangements(pick: st.DrawFn) -> Arrangement:
     shape = Shape(
         pick(st.sampled_from([0, 1, 2])),
         pick(st.sampled_from([2, 3, 5, 18, 35])),
-        pick(st.sampled_from([1, 2, 3, 9, 17])),
+        pick(st.sampled_from([1, 2, 3, 9, 16, 17, 32])),
         height,
         width,
     )
@@ -84,7 +84,7 @@ def _filled(role: str, kind: str, usual: Tensor, seed: int) -> Tensor:
     if role == "logits" and kind != "nan":
         return draw.logits_of(kind, tuple(usual.shape), seed)
     if kind == "large" and role in ("features", "points"):
-        return usual * (1e3 if role == "features" else 3.0)
+        return usual * (1e3 if role == "features" else 20.0)
     if kind == "equal" and role in ("features", "points"):
         return torch.full_like(usual, 0.25)
     if kind == "nan" and role in ("logits", "features", "points") and usual.numel():

@@ -91,8 +91,7 @@ struct ChannelSoftmax {
 #pragma GCC unroll 8
       for (int g = 0; g < vectors; ++g) {
         A* weight = weights + c * plane_pitch + g * V;
-        if (z && g * V * sizeof(S) % 64 == 0)
-          __builtin_prefetch(z + c * logits.stride_c + g * V + ahead);
+        if (z && g * V * sizeof(S) % 64 == 0) __builtin_prefetch(z + c * logits.stride_c + g * V + ahead);
         const vec<A> e = exponential(load(weight) - top[g]);
         store(weight, e);
         sum[g] += e;

@@ -1,7 +1,7 @@
 // Gaussians along one axis: a window is a product of two of them, so K (H + W) exponentials make K H W weights.
 #pragma once
 
-#include "../lattice.h"
+#include "../gaussian_splat.h"
 #include "tile.h"
 
 namespace lmdis {
@@ -12,9 +12,8 @@ template <class A>
 LM_FUNCTION void axis_exponents(A centre, double sigma, int64_t first, int64_t some, int64_t count, int64_t pixels,
                                 bool align_corners, A* out) {
   const int V = lanes<A>::count;
-  const double per_frame = width_scale(count, pixels, align_corners) / sigma;  // of the root of 2 (-exponent)
-  const double span = double(align_corners ? (count > 1 ? count - 1 : 1) : count);
-  const A step = A(2 / span * per_frame), shift = A(-double(count - 1) / span * per_frame - double(centre) * per_frame);
+  const GaussianAxis axis = gaussian_axis(double(centre), sigma, count, pixels, align_corners);
+  const A step = A(axis.step), shift = A(axis.shift);
   vec<A> index;
   for (int i = 0; i < V; ++i) index[i] = A(first + i);
   for (int64_t i = 0; i < some; i += V) {

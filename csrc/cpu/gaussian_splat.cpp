@@ -49,7 +49,7 @@ GaussianSplat call_of(const char* op, const Tensor& coords, const Numbers& sigma
 std::vector<int64_t> checked_size(const char* op, const std::vector<int64_t>& size) {
   constexpr int64_t most = int64_t(1) << 30;
   const bool sound = size.size() == 2 && size[0] >= 1 && size[1] >= 1 && size[0] < most && size[1] < most;
-  STD_TORCH_CHECK(sound, op, ": size must be (H, W) in whole pixels, at least 1 each");
+  STD_TORCH_CHECK(sound, op, ": size must be (H, W) in whole pixels, at least 1 each, got ", words(size));
   return size;
 }
 

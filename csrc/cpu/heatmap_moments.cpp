@@ -24,7 +24,7 @@ HeatmapMoments call_of(const Tensor& logits, const std::string& over, bool backg
   const int64_t count = logits.size(1) - int64_t(background);
   STD_TORCH_CHECK(count >= 1, kOp, ": logits must be (N, K+1, H, W) with K at least 1, got ", described(logits));
   check_positive(kOp, "temperature", temperature);
-  STD_TORCH_CHECK(eps >= 0, kOp, ": eps must be at least 0, got ", eps);
+  check_not_negative(kOp, "eps", eps);
   HeatmapMoments call{};
   call.logits = maps_of(logits);
   call.over = over_of(over);

@@ -37,7 +37,7 @@ struct Pair {
 
 LandmarkPool call_of(const Pair& pair, const std::string& over, double temperature, double eps) {
   check_positive("landmark_pool", "temperature", temperature);
-  STD_TORCH_CHECK(eps >= 0, "landmark_pool: eps must be at least 0, got ", eps);
+  check_not_negative("landmark_pool", "eps", eps);
   LandmarkPool call{};
   call.features = maps_of(pair.features);
   call.logits = maps_of(pair.logits);

@@ -24,11 +24,15 @@ bool is_floating(ScalarType type) {
          type == ScalarType::Half;
 }
 
+}  // namespace
+
 std::string words(const std::vector<int64_t>& sizes) {
   std::string text = "(";
   for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
   return text + (sizes.size() == 1 ? ",)" : ")");
 }
+
+namespace {
 
 std::vector<int64_t> shape_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
@@ -67,6 +71,10 @@ void check_shape(const char* op, const char* name, const Tensor& tensor, const s
 
 void check_positive(const char* op, const char* name, double value) {
   STD_TORCH_CHECK(value > 0 && std::isfinite(value), op, ": ", name, " must be positive and finite, got ", value);
+}
+
+void check_not_negative(const char* op, const char* name, double value) {
+  STD_TORCH_CHECK(value >= 0 && std::isfinite(value), op, ": ", name, " must be at least 0 and finite, got ", value);
 }
 
 Dtype dtype_of(const Tensor& tensor) {

@@ -16,6 +16,8 @@ namespace lmdis {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// "(2, 11, 96)"
+std::string words(const std::vector<int64_t>& sizes);
 // "(2, 11, 96) torch.float32"
 std::string described(const Tensor& tensor);
 
@@ -26,6 +28,7 @@ void check_maps(const char* op, const char* name, const Tensor& tensor, const ch
 void check_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape,
                  ScalarType dtype);
 void check_positive(const char* op, const char* name, double value);
+void check_not_negative(const char* op, const char* name, double value);
 
 Dtype dtype_of(const Tensor& tensor);
 // float64 if any of the tensors is, otherwise float32.

@@ -115,5 +115,6 @@ class Hourglass(nn.Module):
             x = F.max_pool2d(x, 2)
         x = self.bottleneck(x)
         for tensor, skip, decoder in zip(reversed(encoded), self.skips, self.decoders, strict=True):
-            x = decoder(F.interpolate(x, scale_factor=2.0, mode="nearest") + skip(tensor))
+            # in place: the interpolated tensor is no one else's
+            x = decoder(F.interpolate(x, scale_factor=2.0, mode="nearest").add_(skip(tensor)))
         return x if self.output is None else self.output(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,9 @@ def register_operator(
 
     if backends.register_compiled(name):
         # In Python the choice is made for CPU tensors too; a program without Python finds the compiled kernel.
-        LIBRARY.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel.*")
+            LIBRARY.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     if backward is None:

@@ -110,7 +110,7 @@ def render_gaussians(
     """Maps ``(N, L, K, H, W)``, or ``(N, L, K+1, H, W)`` for ``channels``, in the coordinates' dtype."""
     levels = _Levels(coords.to(arithmetic_dtype(coords)), size, sigma, gain, normalize, align_corners)
     maps = levels.maps() if background is None else levels.normalized(background)[0]
-    return maps.to(coords.dtype)
+    return maps.to(coords.dtype).contiguous()  # also for coordinates that are not
 
 
 def render_gaussians_backward(
