@@ -5,6 +5,7 @@ Each is the best of several repetitions: a ceiling is what the machine can do, n
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def measure(threads: int, seconds: float = 0.15) -> Ceilings:
     copy = {}
     for size in COPY_SIZES:
         source, target = (torch.ones(size // 8) for _ in range(2))
-        copy[size] = size / _best(lambda s=source, t=target: t.copy_(s), seconds)  # type: ignore[misc]
+        copy[size] = size / _best(functools.partial(target.copy_, source), seconds)
     count = RESIDENT * threads
     negative, positive, result = (
         torch.linspace(-8, 0, count),

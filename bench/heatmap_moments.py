@@ -104,7 +104,7 @@ def build_over_pixels(batch: int, landmarks: int, size: int) -> Problem:
     logits = (2 * torch.randn(shape, generator=seeded())).requires_grad_()
     contenders = [Contender("lmdis_fast", "ours", over_pixels)]
     if importlib.util.find_spec("dsntnn"):
-        import dsntnn  # type: ignore[import-untyped]
+        import dsntnn
 
         contenders.append(Contender("dsntnn", "dsntnn", lambda z: (dsntnn.dsnt(dsntnn.flat_softmax(z)),)))
     if importlib.util.find_spec("kornia"):

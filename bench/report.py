@@ -81,7 +81,8 @@ class Result:
 
     def ours(self, phase: Phase) -> Spread | None:
         """This package's time."""
-        return getattr(next(t for t in self.timings if t.kind == "ours"), phase)  # type: ignore[no-any-return]
+        own = next(t for t in self.timings if t.kind == "ours")
+        return own.forward if phase == "forward" else own.both
 
     def ratio(self, phase: Phase, kinds: Sequence[Kind]) -> float | None:
         """The fastest of these contenders' time over this package's; None where there is none."""

@@ -23,7 +23,7 @@ from lmdis_fast.models.autoencoder import Precision
 from lmdis_fast.models.config import Preset
 from lmdis_fast.pairs import make_pair
 from lmdis_fast.precision import has_bf16_instructions
-from lmdis_fast.train import build_optimizer, learning_rate, loss_terms, prepare_torch
+from lmdis_fast.train import build_optimizer, learning_rate, loss_terms, prepare_torch, update
 
 from .report import markdown
 
@@ -108,27 +108,12 @@ class Trainer:
             loss = torch.stack(list(terms.values())).sum()
         with stage("backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
         with stage("update"):
-            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            self.optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]
-            self.optimizer.step()
+            norm = update(model, self.optimizer, loss)
             self.meter.add(number, [*terms.values(), norm, loss, pixels])
         self.number += 1
         return stages
-
-
-@contextmanager
-def torch_as_in_training(trainer: Trainer) -> Iterator[None]:
-    """Threads and determinism as training sets them, and as before afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    prepare_torch(trainer.config)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -280,20 +265,20 @@ def measure(
     trainer = Trainer(preset, precision, threads, plan.images)
     samples: dict[Choice, list[dict[str, float]]] = {choice: [] for choice in CHOICES}
     shares: dict[Choice, dict[tuple[str, str], float]] = {}
-    with torch_as_in_training(trainer):
-        estimate = 0.0
-        for choice in CHOICES:
+    prepare_torch(trainer.config)
+    estimate = 0.0
+    for choice in CHOICES:
+        with chosen(choice):
+            trainer.step()
+            estimate += sum(trainer.step().values())
+    rounds = min(max(int(plan.seconds / estimate), plan.rounds[0]), plan.rounds[1])
+    for turn in range(rounds):
+        for choice in CHOICES if turn % 2 else CHOICES[::-1]:
             with chosen(choice):
-                trainer.step()
-                estimate += sum(trainer.step().values())
-        rounds = min(max(int(plan.seconds / estimate), plan.rounds[0]), plan.rounds[1])
-        for turn in range(rounds):
-            for choice in CHOICES if turn % 2 else CHOICES[::-1]:
-                with chosen(choice):
-                    samples[choice].append(trainer.step())
-        for choice in CHOICES:
-            with chosen(choice):
-                shares[choice] = profiled(trainer, plan.profiled if estimate < 2 else 1)
+                samples[choice].append(trainer.step())
+    for choice in CHOICES:
+        with chosen(choice):
+            shares[choice] = profiled(trainer, plan.profiled if estimate < 2 else 1)
     batch = trainer.config.batch_size
     speed = {c: batch / statistics.median(sum(s.values()) for s in samples[c]) for c in CHOICES}
     outside = {c: sum(v for (group, _), v in shares[c].items() if group not in NETWORK) for c in CHOICES}

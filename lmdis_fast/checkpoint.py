@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .config import TrainConfig, config_from_dict, to_dict
+from .config import TrainConfig, to_dict
 from .models import LandmarkAutoencoder
 from .precision import resolve_device
+from .read_config import config_from_dict
 
 FORMAT = 1
 PATTERN = "checkpoint-*.safetensors"

@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     A tensor of more than 32 MB is otherwise mapped afresh each time, and every page of it is zeroed by the system at
     first touch, which can cost several times what an operator's own arithmetic does. The process keeps its peak memory
-    until it ends. Settings that the user made in the environment (MALLOC_...) stand. Training, evaluation and the
+    until it ends. Settings that the user made in the environment (MALLOC_...) stand. Training and the
     benchmarks call this; a program that imports the operators decides for itself.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):

@@ -29,13 +29,14 @@ from .checkpoint import (
     newest_readable,
     read_checkpoint,
 )
-from .config import LossConfig, OptimizerConfig, TrainConfig, differences, parse_config, to_toml
+from .config import LossConfig, OptimizerConfig, TrainConfig, differences, to_toml
 from .data import BatchLoader, DataError, open_dataset
 from .memory import keep_freed_memory
 from .meter import Meter
 from .models import LandmarkAutoencoder, PairOutput
 from .pairs import Pair, make_pair
 from .precision import resolve_device, resolve_precision
+from .read_config import parse_config
 from .report import write_report
 from .run_log import RunLog
 from .snapshots import Snapshots
@@ -104,6 +105,15 @@ def loss_terms(
         "equivariance": config.equivariance * losses.equivariance_loss(coords[:count], mapped, inside),
     }
     return terms, (mapped - coords[:count]).detach().norm(dim=-1).mean() * (size / 2)
+
+
+def update(model: LandmarkAutoencoder, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+    """One step of the optimiser; returns the gradients' norm. A step that is not finite never reaches the weights."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    # Adam's fused step skips itself where this is 1, with no wait for it.
+    optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    return norm
 
 
 @contextmanager
@@ -234,11 +244,8 @@ def train(config: TrainConfig, command: str = "") -> int:
             terms, pixels = loss_terms(pair, output, config, fraction)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            # Adam's fused step skips itself where this is 1: a bad step never reaches the weights, with no wait for it.
-            optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]
-            optimizer.step()
+            torch.autograd.backward(loss)
+            norm = update(model, optimizer, loss)
             meter.add(step, [*terms.values(), norm, loss, pixels])
             step += 1
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import lmdis_fast.ops  # noqa: F401  (registers the operators that the fixtures ask for)
 from lmdis_fast import backends
 
 settings.register_profile(

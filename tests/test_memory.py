@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import lmdis_fast.ops  # noqa: F401  (registers the operators)
 from lmdis_fast import backends
 
 from .cases import CASES, Case

@@ -31,7 +31,7 @@ LM_FUNCTION int64_t splat_record(const GaussianSplat& call) {
   return 2 * call.landmarks + GaussianSplat::channels(call) * call.features;
 }
 LM_FUNCTION int64_t splat_band_pixels(const GaussianSplat& call) {
-  return splat_record(call) < 1024 ? 4096 : 4 * splat_record(call);
+  return band_pixels_keeping(2 * splat_record(call));  // in double
 }
 LM_FUNCTION int64_t splat_workspace(const GaussianSplatBackward& call) {
   const Maps& maps = call.forward.maps;

@@ -37,14 +37,12 @@ struct GaussianPoolBackward {
   Dense grad_coords, grad_sigma;
 };
 
-// Bands are so large that what is kept for each (`numbers` of the arithmetic type) stays below half a number per pixel.
-LM_FUNCTION int64_t pool_band_pixels(int64_t numbers) { return 2 * numbers < 4096 ? 4096 : 2 * numbers; }
 LM_FUNCTION int64_t pool_band_pixels(const LandmarkPool& call) {
-  return pool_band_pixels(call.logits.c * (call.features.c + 3));
+  return band_pixels_keeping(call.logits.c * (call.features.c + 3));
 }
 LM_FUNCTION int64_t pool_band_pixels(const GaussianPool& call) {
   const Maps& f = call.features;
-  return pool_band_pixels(call.landmarks * (f.c > f.w ? f.c : f.w));
+  return band_pixels_keeping(call.landmarks * (f.c > f.w ? f.c : f.w));
 }
 
 // Numbers of the arithmetic type. Forward and backward of landmark_pool: for each band and channel the sums of the

@@ -27,6 +27,9 @@ LM_FUNCTION int64_t bands_of(const Maps& maps, int64_t pixels = 4096) {
   return (maps.h + rows - 1) / rows;
 }
 
+// Bands so large that `numbers` of the arithmetic type, kept for each, stay below half a number per pixel.
+LM_FUNCTION int64_t band_pixels_keeping(int64_t numbers) { return 2 * numbers < 4096 ? 4096 : 2 * numbers; }
+
 // Points, features and other small tensors: contiguous, in the arithmetic type (float or double).
 using Dense = void*;
 

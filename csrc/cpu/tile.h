@@ -53,21 +53,25 @@ struct Carver {
   LM_FUNCTION size_t bytes(int64_t elements) { return (size_t(elements) * sizeof(A) + 63) / 64 * 64; }
 };
 
-// Walks the tiles of rows [y0, y0 + height) of image n from top to bottom; `next` makes the one after.
-struct TileWalk {
-  int64_t n, y0, height, width;
-  int tile_rows, tile_columns, lanes;
-  bool at(int64_t y, int64_t x, Tile* tile) const {
-    const int rows = int(height - y < tile_rows ? height - y : tile_rows);
-    const int columns = int(width - x < tile_columns ? width - x : tile_columns);
-    *tile = {n, y0 + y, x, rows, columns, Tile::round_up(columns, lanes)};
-    return true;
-  }
-  bool next(const Tile& tile, Tile* after) const {
-    if (tile.x + tile.columns < width) return at(tile.y - y0, tile.x + tile.columns, after);
-    return tile.y + tile.rows < y0 + height && at(tile.y - y0 + tile.rows, 0, after);
-  }
+// The band of rows [y, y + height) of image n that a task stands for.
+struct Band {
+  int64_t n, y, height;
 };
+LM_FUNCTION Band band_of(const Maps& maps, const Cut& cut, int64_t task) {
+  const int64_t y = task % cut.bands * cut.band_rows;
+  return {task / cut.bands, y, maps.h - y < cut.band_rows ? maps.h - y : cut.band_rows};
+}
+
+// visit(tile) for the tiles of a band, from top to bottom.
+template <class A, class Visit>
+LM_FUNCTION void for_tiles(const Maps& maps, const Cut& cut, const Band& band, Visit visit) {
+  for (int64_t y = 0; y < band.height; y += cut.tile_rows)
+    for (int64_t x = 0; x < maps.w; x += cut.tile_columns) {
+      const int rows = int(band.height - y < cut.tile_rows ? band.height - y : cut.tile_rows);
+      const int columns = int(maps.w - x < cut.tile_columns ? maps.w - x : cut.tile_columns);
+      visit(Tile{band.n, band.y + y, x, rows, columns, Tile::round_up(columns, lanes<A>::count)});
+    }
+}
 
 // Runs task(job, i, scratch) for i < count in torch's threads.
 template <class Job>
@@ -180,9 +184,6 @@ LM_FUNCTION void narrow_run(const arithmetic<S>* from, int64_t count, S* to) {
   for (; i + V <= count; i += V) store(to + i, load(from + i));
   if (i < count) store_some(to + i, load_some(from + i, int(count - i)), int(count - i));
 }
-
-// Elements of scratch that stage and unstage need for a tile of `pixels` pixels.
-LM_FUNCTION int64_t staging_elements(int64_t channels, int64_t pixels) { return channels * pixels; }
 
 // Channels [c, c + channels) of a tile into planes[channel * plane_pitch + row * tile.pitch + column]; lanes between
 // columns and pitch become 0.

@@ -13,13 +13,12 @@ from lmdis_fast import train
 from lmdis_fast.config import (
     TrainConfig,
     check_config,
-    config_from_dict,
     differences,
-    parse_config,
     preset_config,
     to_dict,
     to_toml,
 )
+from lmdis_fast.read_config import config_from_dict, parse_config
 
 
 def written(folder: Path, text: str) -> str:

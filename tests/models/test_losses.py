@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -85,17 +86,17 @@ def test_equivariance_leaves_out_what_is_not_inside() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: concentration_loss([1.0]), "concentration_loss: sigma must be a torch.Tensor, got list"),  # type: ignore[arg-type]
-        (lambda: separation_loss(torch.zeros(1, 3, 2), "a"), "bandwidth must be a number, got str"),  # type: ignore[arg-type]
+        (lambda: concentration_loss([1.0]), "concentration_loss: sigma must be a torch.Tensor, got list"),
+        (lambda: separation_loss(torch.zeros(1, 3, 2), "a"), "bandwidth must be a number, got str"),
         (
             lambda: equivariance_loss(torch.zeros(1, 3, 2), None),
             "mapped must be a torch.Tensor, got NoneType",
-        ),  # type: ignore[arg-type]
+        ),
     ],
 )
-def test_types(call: object, message: str) -> None:
+def test_types(call: Callable[[], object], message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        call()  # type: ignore[operator]
+        call()
 
 
 def test_empty_batches_and_masks_are_errors() -> None:
@@ -147,6 +148,6 @@ def test_empty_batches_and_masks_are_errors() -> None:
         ),
     ],
 )
-def test_errors(call: object, message: str) -> None:
+def test_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        call()  # type: ignore[operator]
+        call()
