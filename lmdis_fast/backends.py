@@ -135,6 +135,11 @@ def can_run(backend: str, op: str, args: Sequence[Any] = (), raise_error: bool =
     return reason is None
 
 
+def takes(backend: str, op: str, args: Sequence[Any] = ()) -> bool:
+    """Whether ``op`` would run on ``backend`` now: it can, and no other was asked for."""
+    return _asked in (None, backend) and why_not(backend, op, args) is None
+
+
 def can_run_reference(op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
     """:func:`can_run` for the plain PyTorch backend."""
     return can_run("reference", op, args, raise_error)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmdis_fast.ops import (
     ThinPlateSpline,
+    batch_norm_leaky_relu,
     gaussian_pool,
     heatmap_moments,
     landmark_pool,
@@ -48,7 +49,7 @@ class Shape:
 class Case:
     """``call`` takes the tensors that ``inputs(seed)`` makes in float64, and returns a tensor or several.
 
-    ``roles`` says what each of them is: logits, features, points, widths, or spline.
+    ``roles`` says what each of them is: logits, features, points, widths, scales, or spline.
     """
 
     room: str
@@ -175,6 +176,21 @@ def _splat(name: str, shape: Shape) -> Case:
     )
 
 
+def _norm(name: str, shape: Shape, **options: Any) -> Case:
+    return Case(
+        "batch_norm",
+        name,
+        "batch_norm_leaky_relu",
+        ("features", "scales", "scales"),
+        lambda x, w, b: batch_norm_leaky_relu(x, w, b, **options).out,
+        lambda seed: (
+            uniform((shape.batch, shape.features, *shape.size), seed) + 0.5,
+            uniform((shape.features,), seed + 1) + 1.2,
+            uniform((shape.features,), seed + 2),
+        ),
+    )
+
+
 def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
     """The case in its usual small shape; ``at`` makes it in another."""
     at = functools.partial(make, name, **options)
@@ -182,6 +198,8 @@ def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
 
 
 CASES = [
+    _case(_norm, "leaky", eps=1e-2, slope=0.2),
+    _case(_norm, "norm-alone", eps=1e-2, slope=1.0),
     _case(_moments, "channels"),
     _case(_moments, "channels-covariance", covariance=True, temperature=0.7, eps=0.2),
     _case(_moments, "channels-no-background", background=False, align_corners=True, covariance=True),

@@ -42,6 +42,7 @@ def generator() -> torch.Generator:
 
 #: The operators whose kernels a room's tests need.
 ROOMS = {
+    "batch_norm": ("batch_norm_leaky_relu",),
     "heatmap_moments": ("heatmap_moments",),
     "landmark_pool": ("landmark_pool", "gaussian_pool"),
     "gaussian_splat": ("render_gaussians", "splat_landmarks", "gaussian_pool"),

@@ -32,7 +32,7 @@ def recorded_calls(case: Case) -> list[tuple[Any, tuple[Any, ...]]]:
 
 
 def wrong_tensors(name: str, tensor: Tensor, lonely: bool) -> Iterator[Tensor]:
-    """Tensors that no operator may take in the place of this one; ``lonely`` if no other has to fit it."""
+    """Tensors that no operator may take in the place of this one; ``lonely`` if no other has its batch size."""
     yield tensor.unsqueeze(0).unsqueeze(0)
     if name != "centers":  # all images may share them
         yield tensor[0]
@@ -42,13 +42,14 @@ def wrong_tensors(name: str, tensor: Tensor, lonely: bool) -> Iterator[Tensor]:
     if not lonely:
         yield torch.cat((tensor, tensor))
         yield tensor[:0]
-    yield tensor[:, :0]
+    if tensor.dim() > 1:
+        yield tensor[:, :0]
     yield tensor[..., :0]
 
 
 def wrong_numbers(name: str, given: float) -> Iterator[float]:
     """Numbers that no operator may take."""
-    yield from (-1.0, math.nan) if name == "eps" else (0.0, -1.0, math.nan, math.inf)
+    yield from (-1.0, math.nan) if name in ("eps", "slope") else (0.0, -1.0, math.nan, math.inf)
 
 
 def wrong_lists(name: str, given: list[Any]) -> Iterator[list[Any]]:
@@ -61,10 +62,11 @@ def wrong_lists(name: str, given: list[Any]) -> Iterator[list[Any]]:
 
 def wrong_arguments(overload: Any, args: tuple[Any, ...]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """What is wrong in words, and all arguments with that one replaced."""
-    alone = sum(isinstance(a, Tensor) for a in args) == 1
+    names = [argument.name for argument in overload._schema.arguments]
+    maps = [n for n, a in zip(names, args, strict=True) if isinstance(a, Tensor) and a.dim() > 1]
     for i, (argument, value) in enumerate(zip(overload._schema.arguments, args, strict=True)):
         if isinstance(value, Tensor):
-            wrong: Iterator[Any] = wrong_tensors(argument.name, value, alone)
+            wrong: Iterator[Any] = wrong_tensors(argument.name, value, maps == [argument.name])
         elif isinstance(value, str):
             wrong = iter(["sideways", ""])
         elif isinstance(value, float):

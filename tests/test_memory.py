@@ -19,6 +19,7 @@ ALLOWED = 4 * BATCH * SIDE * SIDE
 #: Stacks, the scratch memory of a thread, pages that the allocator rounds up to.
 CONSTANT = 256 << 10
 MEASURED = {
+    "leaky",
     "channels-covariance",
     "pixels",
     "marginals",

@@ -1,6 +1,7 @@
 // The table of vector code, one for each instruction set that was compiled, and the choice among them.
 #pragma once
 
+#include "batch_norm.h"
 #include "gaussian_splat.h"
 #include "heatmap_moments.h"
 #include "landmark_pool.h"
@@ -10,6 +11,8 @@ namespace lmdis {
 
 struct Kernels {
   const char* instruction_set;
+  void (*batch_norm_leaky_relu)(const BatchNorm&);
+  void (*batch_norm_leaky_relu_backward)(const BatchNormBackward&);
   void (*heatmap_moments)(const HeatmapMoments&);
   void (*heatmap_moments_backward)(const HeatmapMomentsBackward&);
   void (*landmark_pool)(const LandmarkPool&);

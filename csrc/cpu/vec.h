@@ -285,6 +285,23 @@ LM_FUNCTION void store_some(S* p, vec<arithmetic<S>> v, int count) {
   for (int i = 0; i < count; ++i) p[i] = parts[i];
 }
 
+// Whole vectors, or their first lanes alone where `whole` says that this is a tail.
+template <bool whole, class S>
+LM_FUNCTION vec<arithmetic<S>> load_part(const S* p, int some) {
+  return whole ? load(p) : load_some(p, some);
+}
+template <bool whole, class S>
+LM_FUNCTION void store_part(S* p, vec<arithmetic<S>> v, int some) {
+  whole ? store(p, v) : store_some(p, v, some);
+}
+// The first lanes; the others are 0.
+template <class A>
+LM_FUNCTION vec<A> first_lanes(vec<A> v, int some) {
+  ivec<A> index;
+  for (int i = 0; i < lanes<A>::count; ++i) index[i] = i;
+  return index < some ? v : vec<A>{};
+}
+
 template <class S>
 LM_FUNCTION arithmetic<S> load_one(const S* p) {
   return load_some(p, 1)[0];

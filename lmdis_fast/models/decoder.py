@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import render_gaussians, splat_landmarks
+from .batch_norm import BatchNormLeakyReLU
 from .config import DecoderConfig
-from .hourglass import LEAKY_SLOPE, NORM_EPS, Hourglass, conv_block, xavier_
+from .hourglass import LEAKY_SLOPE, Hourglass, conv_block, xavier_
 from .landmark_features import GroupLinear
 
 
@@ -127,8 +128,10 @@ class DoublingBlock(nn.Module):
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 3, 2)
         xavier_(self.conv)
-        self.norm = nn.BatchNorm2d(outputs, eps=NORM_EPS)
+        self.norm = BatchNormLeakyReLU(outputs, slope=LEAKY_SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return F.leaky_relu(self.norm(self.conv(x)[..., : 2 * height, : 2 * width]), LEAKY_SLOPE)
+        doubled = self.conv(x)[..., : 2 * height, : 2 * width]
+        normal: Tensor = self.norm(doubled.contiguous(memory_format=torch.channels_last))
+        return normal

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batch_norm import BatchNormLeakyReLU
+
 LEAKY_SLOPE = 0.2
-NORM_EPS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def conv_block(
     xavier_(conv)
     layers: list[nn.Module] = [conv]
     if norm:
-        layers.append(nn.BatchNorm2d(outputs, eps=NORM_EPS))
-    if activation:
+        layers.append(BatchNormLeakyReLU(outputs, slope=LEAKY_SLOPE if activation else 1.0))
+    elif activation:
         layers.append(nn.LeakyReLU(LEAKY_SLOPE, inplace=True))
     return nn.Sequential(*layers)
 

@@ -8,6 +8,7 @@ Operators have first and second derivatives in reverse mode, ``torch.vmap``, aut
 operator registration: use ``torch.autograd``, or :mod:`lmdis_fast.reference`, which is plain PyTorch.
 """
 
+from .batch_norm import BatchNorm, batch_norm_leaky_relu
 from .gaussian_splat import render_gaussians, splat_landmarks
 from .heatmap_moments import HeatmapMoments, heatmap_moments
 from .landmark_pool import gaussian_pool, landmark_pool
@@ -15,8 +16,10 @@ from .thin_plate_spline import ThinPlateSpline, similarity
 from .tps_warp import tps_warp
 
 __all__ = [
+    "BatchNorm",
     "HeatmapMoments",
     "ThinPlateSpline",
+    "batch_norm_leaky_relu",
     "gaussian_pool",
     "heatmap_moments",
     "landmark_pool",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .direct import direct
 
 NAMESPACE = "lmdis_fast"
 #: Has to outlive the operators. A fragment, so that a compiled extension may define the namespace as well.
@@ -29,8 +30,9 @@ def register_operator(
     setup_context: Formula | None = None,
     backward: Formula | None = None,
     vmap: Formula | None = None,
+    autocast: bool = True,
 ) -> Any:
-    """Register one operator completely and return its overload.
+    """Register one operator completely and return the function that calls it (:mod:`.direct`).
 
     Args:
         name: the name without namespace.
@@ -40,8 +42,8 @@ def register_operator(
         setup_context, backward: the autograd formula. Without them the derivative is that of ``reference``, which
             is how backward operators get second derivatives.
         vmap: the batching rule; by default the mapped dimension is folded into N.
-
-    Under autocast every operator runs in float32, on CPU and GPU, and so returns float32 (float64 stays).
+        autocast: under autocast the operator runs in float32, on CPU and GPU, and so returns float32 (float64 stays);
+            without, autocast leaves its arguments as they are.
     """
     qualified = f"{NAMESPACE}::{name}"
     SCHEMAS[name] = schema
@@ -62,11 +64,12 @@ def register_operator(
     if backward is None:
         setup_context, backward = _keep_all_arguments, _composed_backward(reference)
     torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=LIBRARY)
-    for device_type in ("cpu", "cuda"):
+    for device_type in ("cpu", "cuda") if autocast else ():
         torch.library.register_autocast(qualified, device_type, torch.float32, lib=LIBRARY)
     overload = getattr(torch.ops.lmdis_fast, name).default
     torch.library.register_vmap(qualified, vmap or _fold_into_batch(overload), lib=LIBRARY)
-    return overload
+    assert setup_context is not None
+    return direct(name, overload, kernel, setup_context, backward, autocast)
 
 
 def _keep_all_arguments(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

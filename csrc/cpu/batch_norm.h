@@ -1,0 +1,55 @@
+// What the vector code of batch_norm_leaky_relu is called with.
+#pragma once
+
+#include "maps.h"
+
+namespace lmdis {
+
+struct BatchNorm {
+  const void* x;  // dense: planes after each other, or the channels of a pixel side by side
+  Dtype dtype;
+  int64_t images, channels, pixels;
+  bool interleaved;
+  double eps, slope;
+  const void *weight, *bias;   // (C); the vectors are all in the arithmetic type
+  Dense mean, rstd, variance;  // (C), the variance without bias
+  void* out;                   // like x
+  void* workspace;             // batch_norm_workspace() bytes
+};
+
+struct BatchNormBackward {
+  BatchNorm forward;  // its mean and rstd are inputs here; out is not there
+  const void* grad;   // like x
+  void* grad_x;       // like x, or null
+  Dense grad_weight, grad_bias;
+};
+
+// Tasks are runs of pixels (interleaved) or of one channel's planes, of about 64 K values, cut by size alone. Runs of
+// pixels are whole multiples of 64, so that lanes mean the same channels in each.
+struct NormCut {
+  int64_t step;    // pixels, or images, of a task
+  int64_t pieces;  // tasks, or tasks of a channel
+};
+LM_FUNCTION NormCut norm_cut(const BatchNorm& call) {
+  const int64_t values = 65536, whole = call.interleaved ? call.images * call.pixels : call.images;
+  const int64_t fitting = values / (call.interleaved ? call.channels : call.pixels);
+  const int64_t least = call.interleaved ? 4 * call.channels : 4;  // a task's record is small beside its values
+  const int64_t about = fitting > least ? fitting : least, step = call.interleaved ? (about + 63) / 64 * 64 : about;
+  return {step, whole ? (whole + step - 1) / step : 0};
+}
+
+// Lanes after which the channels of interleaved values repeat, for any instruction set: lcm(C, 64).
+LM_FUNCTION int64_t norm_lanes(int64_t channels) {
+  int64_t common = 64;
+  while (channels % common) common /= 2;
+  return channels / common * 64;
+}
+
+// Bytes: two numbers for each channel of each task, and five tables.
+LM_FUNCTION int64_t batch_norm_workspace(const BatchNorm& call) {
+  const int64_t numbers =
+      2 * call.channels * norm_cut(call).pieces + 5 * (call.interleaved ? norm_lanes(call.channels) : 0);
+  return numbers * int64_t(sizeof(double)) + 64;
+}
+
+}  // namespace lmdis

@@ -1,0 +1,48 @@
+"""Every error of batch_norm_leaky_relu."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from lmdis_fast.ops import batch_norm_leaky_relu
+
+X, W = torch.zeros(2, 3, 5, 6), torch.ones(3)
+
+CALLS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+    ((X[0], W, W), {}, ValueError, "x must be (N, C, H, W) floating, got (3, 5, 6) torch.float32"),
+    ((X.int(), W, W), {}, TypeError, "x must be (N, C, H, W) floating, got (2, 3, 5, 6) torch.int32"),
+    ((None, W, W), {}, TypeError, "x must be a (N, C, H, W) floating tensor, got NoneType"),
+    ((X[..., :0], W, W), {}, ValueError, "x must be (N, C, H, W) with at least one channel and one pixel"),
+    ((X, W[:2], W), {}, ValueError, "weight must be (C,) for x (2, 3, 5, 6) torch.float32, got (2,)"),
+    ((X, W, W[:2]), {}, ValueError, "bias must be (C,) for x (2, 3, 5, 6) torch.float32, got (2,)"),
+    ((X, W[None], W), {}, ValueError, "weight must be (C,) floating, got (1, 3) torch.float32"),
+    ((X, W, W.int()), {}, TypeError, "bias must be (C,) floating, got (3,) torch.int32"),
+    ((X, None, W), {}, TypeError, "weight must be a (C,) floating tensor, got NoneType"),
+    (
+        (X, W.to("meta"), W),
+        {},
+        ValueError,
+        "tensors must be on one device, got x on cpu, weight on meta, bias on cpu",
+    ),
+    ((X, W, W), {"eps": -1e-3}, ValueError, "eps must be at least 0, got -0.001"),
+    ((X, W, W), {"eps": math.inf}, ValueError, "eps must be finite, got inf"),
+    ((X, W, W), {"slope": 1.5}, ValueError, "slope must be from 0 to 1, got 1.5"),
+    ((X, W, W), {"slope": -0.1}, ValueError, "slope must be at least 0, got -0.1"),
+    ((X, W, W), {"slope": "steep"}, TypeError, "slope must be a number, got str"),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "text"), CALLS)
+def test_batch_norm_leaky_relu(args: Any, options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match="^batch_norm_leaky_relu: .*" + re.escape(text)):
+        batch_norm_leaky_relu(*args, **options)
+
+
+def test_empty_batch_is_no_error() -> None:
+    x = X[:0].clone().requires_grad_()
+    found = batch_norm_leaky_relu(x, W, W)
+    assert found.out.shape == (0, 3, 5, 6) and found.mean.isnan().all()
+    found.out.sum().backward()
