@@ -128,13 +128,23 @@ def chosen(choice: Choice) -> Iterator[None]:
 NETWORK = ("convolution", "normalisation", "activation", "optimiser")
 """Groups that the target does not count."""
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "normalisation",
+        (
+            "aten::batch_norm",
+            "aten::native_batch_norm",
+            "NativeBatchNorm",
+            "lmdis_fast::batch_norm",
+            "GeneratedBackwardFor_lmdis_fast_batch_norm",
+            "module: normalisation",
+        ),
+    ),
     ("our operators", ("lmdis_fast::", "GeneratedBackwardFor_lmdis_fast")),
     ("optimiser", ("Optimizer.",)),
     (
         "convolution",
         ("aten::conv", "aten::mkldnn_conv", "ConvolutionBackward", "MkldnnConv", "module: folded"),
     ),
-    ("normalisation", ("aten::batch_norm", "aten::native_batch_norm", "NativeBatchNorm")),
     ("activation", ("aten::leaky_relu", "aten::sigmoid", "LeakyRelu", "SigmoidBackward")),
     (
         "network: pooling, skips",
@@ -221,7 +231,8 @@ def attribute(events: list[FunctionEvent]) -> dict[tuple[str, str], float]:
 
 @contextmanager
 def labelled_modules(model: torch.nn.Module) -> Iterator[None]:
-    """Forward passes of the hourglasses and of the folded first convolution appear by name in the profile."""
+    """Forward passes of hourglasses, normalisations and the folded first convolution appear by name in the profile."""
+    from lmdis_fast.models.batch_norm import BatchNormLeakyReLU
     from lmdis_fast.models.decoder import SplatConv
     from lmdis_fast.models.hourglass import Hourglass
 
@@ -236,6 +247,8 @@ def labelled_modules(model: torch.nn.Module) -> Iterator[None]:
     for module in model.modules():
         if isinstance(module, Hourglass):
             places.append((module, "forward", "module: Hourglass"))
+        elif isinstance(module, BatchNormLeakyReLU):
+            places.append((module, "forward", "module: normalisation"))
         elif isinstance(module, SplatConv):
             places.append((module, "fold", "module: folded convolution"))
     with ExitStack() as stack:
