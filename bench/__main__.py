@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmdis_fast import backends
 
-from . import ceilings, gaussian_splat, heatmap_moments, landmark_pool, tps_warp, training_step
+from . import batch_norm, ceilings, gaussian_splat, heatmap_moments, landmark_pool, tps_warp, training_step
 from .harness import Case, Comparison, compile_contenders
 from .machine import available_cores, prepare_memory, this_machine
 from .report import Report, judge
@@ -23,6 +23,7 @@ ROOMS = {
     "landmark_pool": landmark_pool,
     "gaussian_splat": gaussian_splat,
     "tps_warp": tps_warp,
+    "batch_norm": batch_norm,
 }
 TRAINING = "training_step"
 
