@@ -6,16 +6,22 @@
 namespace lmdis {
 namespace LM_ISA {
 
-// exp(x * inverse_temperature) for x <= 0, with one multiplication.
+// exp(x * inverse_temperature) for x <= 0, with one multiplication; near() for any x whose bits are below `reach`.
 template <class A>
 struct Exponential;
 template <>
 struct Exponential<float> {
   float factor, lowest;
+  uint32_t reach;  // bits of the largest |x| that near() takes
   LM_FUNCTION Exponential make(double inverse_temperature) {
-    const float factor = float(inverse_temperature * 1.4426950408889634);
-    return {factor, -127.2f / factor};
+    const float factor = float(inverse_temperature * 1.4426950408889634), reach = 60.f / factor;
+    Exponential e{factor, -127.2f / factor, 0};
+    memcpy(&e.reach, &reach, sizeof reach);
+    const uint32_t finite = 0x7f7fffff;  // infinity is never near
+    e.reach = e.reach < finite ? e.reach : finite;
+    return e;
   }
+  __attribute__((always_inline)) vec<float> near(vec<float> x) const { return exp2_product(x, splat(factor)); }
   __attribute__((always_inline)) vec<float> operator()(vec<float> x) const {
     x = maximum(splat(lowest), x);
     return exp2_product(x, splat(factor));
@@ -63,10 +69,45 @@ struct ChannelSoftmax {
   }
 
  private:
+  // `group` for logits so near 0, which most are, that no maximum has to be taken away from them first: one pass
+  // instead of two. Says whether they were; if not, nothing that was written counts.
+  template <int vectors>
+  __attribute__((always_inline)) bool near_group(const S* z, int64_t ahead, A* weights, A* inverse, int some) const {
+    const int channels = int(logits.c);
+    vec<A> sum[vectors];
+    uvec largest[vectors];
+#pragma GCC unroll 8
+    for (int g = 0; g < vectors; ++g) sum[g] = vec<A>{}, largest[g] = uvec{};
+    for (int c = 0; c < channels; ++c)
+#pragma GCC unroll 8
+      for (int g = 0; g < vectors; ++g) {
+        const S* from = z + c * logits.stride_c + g * V;
+        if (g * V * sizeof(S) % 64 == 0) __builtin_prefetch(from + ahead);
+        const vec<A> fresh = vectors == 1 && some < V ? load_some(from, some) : load(from);
+        largest[g] = maximum(largest[g], (uvec)fresh & 0x7fffffff);
+        const vec<A> e = exponential.near(fresh);
+        store(weights + c * plane_pitch + g * V, e);
+        sum[g] += e;
+      }
+#pragma GCC unroll 8
+    for (int g = 1; g < vectors; ++g) largest[0] = maximum(largest[0], largest[g]);
+    if (any(largest[0] > exponential.reach)) return false;
+#pragma GCC unroll 8
+    for (int g = 0; g < vectors; ++g) {
+      vec<A> one = splat(A(1));
+      if (vectors == 1 && some < V)
+        for (int i = some; i < V; ++i) one[i] = 0;
+      store(inverse + g * V, one / sum[g]);
+    }
+    return true;
+  }
+
   // Vectors at one place of all planes, from `z` or, without it, from the weights themselves; of a last vector only
   // `some` lanes are pixels. Tensors are read once: planes of a power-of-two size fall on the same few cache lines.
   template <int vectors>
   __attribute__((always_inline)) void group(const S* z, int64_t ahead, A* weights, A* inverse, int some) const {
+    if constexpr (sizeof(A) == 4)
+      if (z && near_group<vectors>(z, ahead, weights, inverse, some)) return;
     const int channels = int(logits.c);
     const vec<A> lowest = splat(-A(__builtin_inf()));
     vec<A> top[vectors], sum[vectors];

@@ -23,7 +23,7 @@ struct Cut {
 template <class A>
 LM_FUNCTION Cut cut_of(const Maps& maps, int channels, int64_t band_pixels = 4096) {
   const int V = lanes<A>::count;
-  const int64_t target = 24576 / (int64_t(sizeof(A)) * (channels < 8 ? 8 : channels)) / V * V;  // a buffer of 24 KB
+  const int64_t target = 40960 / (int64_t(sizeof(A)) * (channels < 8 ? 8 : channels)) / V * V;  // a buffer of 40 KB
   const int64_t pixels = target < 4 * V ? 4 * V : target;
   Cut cut;
   const int64_t pieces = (maps.w + pixels - 1) / pixels;  // of a row, alike

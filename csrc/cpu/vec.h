@@ -323,7 +323,7 @@ LM_FUNCTION void store_one(S* p, float v) {
 
 // ---- exponential and logarithm -------------------------------------------------------------------------------------
 
-// 2^(x factor) for products between -127.4 and 0: 1e-7 relative; 0 below -126.5, NaN for NaN. A product is never
+// 2^(x factor) for products between -127.4 and 127: 1e-7 relative; 0 below -126.5, NaN for NaN. A product is never
 // rounded.
 LM_FUNCTION vec<float> exp2_product(vec<float> x, vec<float> factor) {
   // Adding the magic number rounds to an integer and leaves it, biased, in the low bits; -127 becomes a scale of zero.
@@ -336,6 +336,17 @@ LM_FUNCTION vec<float> exp2_product(vec<float> x, vec<float> factor) {
   p = p * f + 0.693147004f;
   p = p * f + 1.f;
   return p * (vec<float>)((ivec<float>)t << 23);
+}
+
+// Whether any lane of a comparison's result is set.
+LM_FUNCTION bool any(ivec<float> mask) {
+#if LM_X86 && LM_BYTES == 64
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#else
+  int32_t found = 0;
+  for (int i = 0; i < lanes<float>::count; ++i) found |= mask[i];
+  return found;
+#endif
 }
 
 // e^x for x <= 0; 0 below about -87.7 and -708.7, NaN for NaN.

@@ -136,3 +136,15 @@ def test_far_small_variance_keeps_its_digits() -> None:
     low = heatmap_moments(z.float()[None, None], over="pixels", background=False).variance
     exact = heatmap_moments(z.float().double()[None, None], over="pixels", background=False).variance
     assert ((low - exact).abs() / exact).max() < 2e-5
+
+
+@pytest.mark.parametrize("reach", [39.0, 41.4, 41.8, 90.0, 1e4])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 30.0])
+def test_logits_of_every_size_are_exact(reach: float, temperature: float) -> None:
+    """Whether or not exponentials are within float32's range without a maximum taken away first."""
+    z = draw.logits_of("normal", (2, 5, 9, 21), 4)
+    z = z / z.abs().max() * reach * temperature
+    z[1, :, 4] = -reach * temperature  # all alike, and far down
+    exact = heatmap_moments(z.float().double(), temperature=temperature)
+    for out, want in zip(heatmap_moments(z.float(), temperature=temperature), exact, strict=True):
+        assert_near(out, want, scale=4)
