@@ -88,7 +88,7 @@ LM_FUNCTION void with_dtype(Dtype dtype, Visit visit) {
 template <class V>
 LM_FUNCTION V rounded(V v) {
 #if defined(__x86_64__)
-  asm("" : "+x"(v));
+  asm("" : "+v"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
 #endif
