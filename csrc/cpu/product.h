@@ -29,17 +29,34 @@ LM_FUNCTION void fetch(const F* p) {
   __builtin_prefetch(p, 0, 2);
 }
 
-// sums[k][s] (vectors, lane by lane) += sum_p q[k][p] f[s][p], over whole vectors of pixels. Of `fetched` planes from
-// `next` on as many pixels are brought nearer.
+// Sums over pixels of one feature after the other, each in a few parts, so that 4 of them make a vector.
+template <class A>
+struct Sums {
+  enum { parts = lanes<A>::count >= 4 ? lanes<A>::count / 4 : 1 };
+  // From one channel to the next; what is added to the last feature may reach 3 further.
+  LM_FUNCTION int64_t pitch(int64_t features) { return (features + 3) * parts; }
+  LM_FUNCTION void add(A* at, const vec<A> (&totals)[4]) {
+    if constexpr (lanes<A>::count >= 4) {
+      store(at, load(at) + in_quarters<A>(totals));
+    } else {
+      for (int i = 0; i < 4; ++i) at[i] += sum_lanes<A>(totals[i]);
+    }
+  }
+  LM_FUNCTION A of(const A* sums, int64_t features, int64_t k, int64_t s) {
+    const A* at = sums + k * pitch(features) + s * parts;
+    A sum = at[0];
+    for (int i = 1; i < parts; ++i) sum += at[i];
+    return sum;
+  }
+};
+
+// sums[k][s] += sum_p q[k][p] f[s][p], over whole vectors of pixels. Of `fetched` planes from `next` on as many pixels
+// are brought nearer.
 template <class A, class F, int K, int S>
 LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const F* f, int64_t f_pitch, int length, A* sums,
                             int64_t sums_pitch, const F* next, int fetched) {
   const int V = lanes<A>::count;
-  vec<A> total[K][S];
-#pragma GCC unroll 8
-  for (int k = 0; k < K; ++k)
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) total[k][s] = load(sums + k * sums_pitch + s * V);
+  vec<A> total[K][4] = {};
   for (int p = 0; p < length; p += V) {
     vec<A> feature[S];
 #pragma GCC unroll 8
@@ -55,26 +72,24 @@ LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const F* f, int64_t f_p
     }
   }
 #pragma GCC unroll 8
-  for (int k = 0; k < K; ++k)
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) store(sums + k * sums_pitch + s * V, total[k][s]);
+  for (int k = 0; k < K; ++k) Sums<A>::add(sums + k * sums_pitch, total[k]);
 }
 
-// The same for any number of channels and features; `length` is a multiple of the lanes, sums is [k][s][lane]. What
-// will be read next lies `ahead` elements on (0: in the cache already); each block of channels fetches its share of it.
+// The same for any number of channels and features; `length` is a multiple of the lanes. What will be read next lies
+// `ahead` elements on (0: in the cache already); each block of channels fetches its share of it.
 template <class A, class F>
 static void pool(const A* q, int64_t q_pitch, int channels, const F* f, int64_t f_pitch, int features, int length,
                  A* sums, int64_t ahead) {
-  const int V = lanes<A>::count;
   constexpr int most = LM_BYTES >= 64 ? 6 : 3;  // registers: most * 4 sums, 4 features, one weight
-  const int64_t pitch = int64_t(features) * V;
+  const int64_t pitch = Sums<A>::pitch(features);
   in_blocks<most>(channels, [&](auto k, int first_k) {
     in_blocks<4>(features, [&](auto s, int first_s) {
       constexpr int K = decltype(k)::value, S = decltype(s)::value;
       const int from = first_k * S / channels, to = (first_k + K) * S / channels;
       const F* at = f + first_s * f_pitch;
-      pool_block<A, F, K, S>(q + first_k * q_pitch, q_pitch, at, f_pitch, length, sums + first_k * pitch + first_s * V,
-                             pitch, at + from * f_pitch + ahead, ahead ? to - from : 0);
+      pool_block<A, F, K, S>(q + first_k * q_pitch, q_pitch, at, f_pitch, length,
+                             sums + first_k * pitch + first_s * Sums<A>::parts, pitch, at + from * f_pitch + ahead,
+                             ahead ? to - from : 0);
     });
   });
 }
@@ -210,9 +225,8 @@ LM_FUNCTION void pool_tile(const arithmetic<S>* q, int64_t q_pitch, int channels
                  });
 }
 template <class S>
-LM_FUNCTION arithmetic<S> pooled_sum(const Maps& maps, const arithmetic<S>* sums, int64_t i) {
-  using A = arithmetic<S>;
-  return pools_pixels<S>(maps) ? sums[i] : sum_lanes<A>(load(sums + i * lanes<A>::count));
+LM_FUNCTION arithmetic<S> pooled_sum(const Maps& maps, const arithmetic<S>* sums, int64_t k, int64_t s) {
+  return pools_pixels<S>(maps) ? sums[k * maps.c + s] : Sums<arithmetic<S>>::of(sums, maps.c, k, s);
 }
 
 // out[j] of a tile of a tensor = sum_i weights in[i], written in its layout.
