@@ -6,81 +6,107 @@
 namespace lmdis {
 namespace LM_ISA {
 
-// sums[k][s] (vectors, lane by lane) += sum_p q[k][p] f[s][p], over whole vectors of pixels.
-template <class A, int K, int S>
-LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const A* f, int64_t f_pitch, int length, A* sums,
-                            int64_t sums_pitch, int64_t ahead) {
-  const int V = lanes<A>::count;
-  vec<A> total[K][S];
-#pragma GCC unroll 8
-  for (int k = 0; k < K; ++k)
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) total[k][s] = load(sums + k * sums_pitch + s * V);
-  for (int p = 0; p < length; p += V) {
-    vec<A> feature[S];
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) {
-      if (ahead) __builtin_prefetch(f + s * f_pitch + p + ahead);
-      feature[s] = load(f + s * f_pitch + p);
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) {
-      const vec<A> weight = load(q + k * q_pitch + p);
-#pragma GCC unroll 8
-      for (int s = 0; s < S; ++s) total[k][s] += weight * feature[s];
-    }
-  }
-#pragma GCC unroll 8
-  for (int k = 0; k < K; ++k)
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) store(sums + k * sums_pitch + s * V, total[k][s]);
-}
-
 // Calls visit(constant<size>{}, first) for blocks of at most `most` that cover `count`, as even as they can be.
+template <int most, class Visit>
+LM_FUNCTION void with_size(int size, int first, Visit& visit) {
+  if constexpr (most > 1)
+    if (size < most) return with_size<most - 1>(size, first, visit);
+  visit(constant<most>{}, first);
+}
 template <int most, class Visit>
 LM_FUNCTION void in_blocks(int count, Visit visit) {
   const int blocks = (count + most - 1) / most;
   for (int first = 0, left = blocks; first < count; --left) {
     const int size = (count - first + left - 1) / left;
-    switch (size) {
-      case 6: visit(constant<(most < 6 ? most : 6)>{}, first); break;
-      case 5: visit(constant<(most < 5 ? most : 5)>{}, first); break;
-      case 4: visit(constant<(most < 4 ? most : 4)>{}, first); break;
-      case 3: visit(constant<(most < 3 ? most : 3)>{}, first); break;
-      case 2: visit(constant<(most < 2 ? most : 2)>{}, first); break;
-      default: visit(constant<1>{}, first);
-    }
+    with_size<most>(size, first, visit);
     first += size;
   }
 }
 
-// The same for any number of channels and features; `length` is a multiple of the lanes, sums is [k][s][lane]. What
-// will be read next lies `ahead` elements on (0: in the cache already).
+// Into the second cache: between a tile's planes and the tile below lies more than the first one holds.
+template <class F>
+LM_FUNCTION void fetch(const F* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
+// Sums over pixels of one feature after the other, each in a few parts, so that 4 of them make a vector.
 template <class A>
-static void pool(const A* q, int64_t q_pitch, int channels, const A* f, int64_t f_pitch, int features, int length,
-                 A* sums, int64_t ahead) {
+struct Sums {
+  enum { parts = lanes<A>::count >= 4 ? lanes<A>::count / 4 : 1 };
+  // From one channel to the next; what is added to the last feature may reach 3 further.
+  LM_FUNCTION int64_t pitch(int64_t features) { return (features + 3) * parts; }
+  LM_FUNCTION void add(A* at, const vec<A> (&totals)[4]) {
+    if constexpr (lanes<A>::count >= 4) {
+      store(at, load(at) + in_quarters<A>(totals));
+    } else {
+      for (int i = 0; i < 4; ++i) at[i] += sum_lanes<A>(totals[i]);
+    }
+  }
+  LM_FUNCTION A of(const A* sums, int64_t features, int64_t k, int64_t s) {
+    const A* at = sums + k * pitch(features) + s * parts;
+    A sum = at[0];
+    for (int i = 1; i < parts; ++i) sum += at[i];
+    return sum;
+  }
+};
+
+// sums[k][s] += sum_p q[k][p] f[s][p], over whole vectors of pixels. Of `fetched` planes from `next` on as many pixels
+// are brought nearer.
+template <class A, class F, int K, int S>
+LM_FUNCTION void pool_block(const A* q, int64_t q_pitch, const F* f, int64_t f_pitch, int length, A* sums,
+                            int64_t sums_pitch, const F* next, int fetched) {
   const int V = lanes<A>::count;
-  constexpr int K = LM_BYTES >= 64 ? 6 : 3;  // registers: K * 4 sums, 4 features, one weight
-  const int64_t pitch = int64_t(features) * V;
-  in_blocks<K>(channels, [&](auto k, int first_k) {
+  vec<A> total[K][4] = {};
+  for (int p = 0; p < length; p += V) {
+    vec<A> feature[S];
+#pragma GCC unroll 8
+    for (int s = 0; s < S; ++s) {
+      if (s < fetched) fetch(next + s * f_pitch + p);
+      feature[s] = load(f + s * f_pitch + p);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const vec<A> weight = rounded(load(q + k * q_pitch + p));  // one load, where g++ would make S
+#pragma GCC unroll 8
+      for (int s = 0; s < S; ++s) total[k][s] += weight * feature[s];
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) Sums<A>::add(sums + k * sums_pitch, total[k]);
+}
+
+// The same for any number of channels and features; `length` is a multiple of the lanes. What will be read next lies
+// `ahead` elements on (0: in the cache already); each block of channels fetches its share of it.
+template <class A, class F>
+static void pool(const A* q, int64_t q_pitch, int channels, const F* f, int64_t f_pitch, int features, int length,
+                 A* sums, int64_t ahead) {
+  constexpr int most = LM_BYTES >= 64 ? 6 : 3;  // registers: most * 4 sums, 4 features, one weight
+  const int64_t pitch = Sums<A>::pitch(features);
+  in_blocks<most>(channels, [&](auto k, int first_k) {
     in_blocks<4>(features, [&](auto s, int first_s) {
-      pool_block<A, decltype(k)::value, decltype(s)::value>(q + first_k * q_pitch, q_pitch, f + first_s * f_pitch,
-                                                            f_pitch, length, sums + first_k * pitch + first_s * V,
-                                                            pitch, first_k ? 0 : ahead);
+      constexpr int K = decltype(k)::value, S = decltype(s)::value;
+      const int from = first_k * S / channels, to = (first_k + K) * S / channels;
+      const F* at = f + first_s * f_pitch;
+      pool_block<A, F, K, S>(q + first_k * q_pitch, q_pitch, at, f_pitch, length,
+                             sums + first_k * pitch + first_s * Sums<A>::parts, pitch, at + from * f_pitch + ahead,
+                             ahead ? to - from : 0);
     });
   });
 }
 
 // out[j][p] = sum_i weights[i * step_i + j * step_j] in[i][p] for J outputs and G vectors at one place.
-template <class O, bool streaming, class A, int J, int G>
-LM_FUNCTION void spread_block(const A* weights, int64_t step_i, int64_t step_j, const A* in, int64_t in_pitch,
-                              int inputs, O* out, int64_t out_pitch, int some) {
+template <class O, bool streaming, class A, class I, int J, int G>
+LM_FUNCTION void spread_block(const A* weights, int64_t step_i, int64_t step_j, const I* in, int64_t in_pitch,
+                              int inputs, O* out, int64_t out_pitch, int some, int64_t ahead) {
   const int V = lanes<A>::count;
   vec<A> total[J][G] = {};
   for (int i = 0; i < inputs; ++i) {
     vec<A> value[G];
 #pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) value[g] = load(in + i * in_pitch + g * V);
+    for (int g = 0; g < G; ++g) {
+      if (ahead && g * V * sizeof(I) % 64 == 0) fetch(in + i * in_pitch + g * V + ahead);
+      value[g] = load(in + i * in_pitch + g * V);
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < J; ++j)
 #pragma GCC unroll 8
@@ -98,47 +124,45 @@ LM_FUNCTION void spread_block(const A* weights, int64_t step_i, int64_t step_j, 
         store_some(out + j * out_pitch, total[j][g], some);
 }
 
-template <class O, bool streaming, class A, int J>
-LM_FUNCTION void spread_rows(const A* weights, int64_t step_i, int64_t step_j, const A* in, int64_t in_pitch,
-                             int inputs, O* out, int64_t out_pitch, int length) {
+template <class O, bool streaming, class A, class I, int J>
+LM_FUNCTION void spread_rows(const A* weights, int64_t step_i, int64_t step_j, const I* in, int64_t in_pitch,
+                             int inputs, O* out, int64_t out_pitch, int length, bool fetches) {
   const int V = lanes<A>::count;
   constexpr int G = LM_BYTES >= 64 ? 4 : 2;
+  const int64_t ahead = fetches ? 2 * G * V : 0;
   int p = 0;
   for (; p + G * V <= length; p += G * V)
-    spread_block<O, streaming, A, J, G>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch, V);
+    spread_block<O, streaming, A, I, J, G>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch, V,
+                                           ahead);
   for (; p < length; p += V)
-    spread_block<O, streaming, A, J, 1>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch,
-                                        length - p);
+    spread_block<O, streaming, A, I, J, 1>(weights, step_i, step_j, in + p, in_pitch, inputs, out + p, out_pitch,
+                                           length - p, 0);
 }
 
-// The same for any number of outputs and `length` pixels, stored as O; inputs are read in whole vectors.
-template <class O, bool streaming = false, class A = arithmetic<O>>
-static void spread(const A* weights, int64_t step_i, int64_t step_j, const A* in, int64_t in_pitch, int inputs, O* out,
-                   int64_t out_pitch, int outputs, int length) {
+// The same for any number of outputs and `length` pixels, stored as O; inputs are read in whole vectors, from memory
+// if this `fetches`.
+template <class O, bool streaming = false, class A, class I>
+static void spread(const A* weights, int64_t step_i, int64_t step_j, const I* in, int64_t in_pitch, int inputs, O* out,
+                   int64_t out_pitch, int outputs, int length, bool fetches = false) {
   constexpr int J = LM_BYTES >= 64 ? 6 : 4;
   in_blocks<J>(outputs, [&](auto j, int first) {
-    spread_rows<O, streaming, A, decltype(j)::value>(weights + first * step_j, step_i, step_j, in, in_pitch, inputs,
-                                                     out + first * out_pitch, out_pitch, length);
+    spread_rows<O, streaming, A, I, decltype(j)::value>(weights + first * step_j, step_i, step_j, in, in_pitch, inputs,
+                                                        out + first * out_pitch, out_pitch, length, fetches && !first);
   });
 }
 
-// Some planes of a tile, read in place where they are float or double, side by side and whole vectors; else staged.
-template <class A>
-struct TilePlanes {
-  const A* data;
-  int64_t pitch;
-  int64_t ahead;  // to where the tile below lies in memory; 0 for a buffer
-};
-template <class S>
-LM_FUNCTION TilePlanes<arithmetic<S>> planes_of(const Maps& maps, const Tile& tile, int64_t first, int count,
-                                                arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch) {
-  using A = arithmetic<S>;
-  if (sizeof(S) == sizeof(A) && layout_of(maps) == Layout::planar && tile.pitch == tile.columns &&
+// Calls visit(planes, pitch, ahead) with some planes of a tile: in place where their pixels are whole vectors side by
+// side, and converted where they are used; else staged as the arithmetic type. `ahead` elements on lies the tile below
+// (0 for a buffer).
+template <class S, class Visit>
+LM_FUNCTION void with_planes(const Maps& maps, const Tile& tile, int64_t first, int count, arithmetic<S>* buffer,
+                             int64_t buffer_pitch, arithmetic<S>* scratch, Visit visit) {
+  if (layout_of(maps) == Layout::planar && tile.pitch == tile.columns &&
       (tile.rows == 1 || maps.stride_h == tile.columns))
-    return {reinterpret_cast<const A*>(address<S>(maps, tile.n, first, tile.y, tile.x)), maps.stride_c,
-            tile.rows * maps.stride_h};
+    return visit(static_cast<const S*>(address<S>(maps, tile.n, first, tile.y, tile.x)), maps.stride_c,
+                 tile.rows * maps.stride_h);
   stage<S>(maps, tile, first, count, buffer, buffer_pitch, scratch);
-  return {buffer, buffer_pitch, 0};
+  visit(static_cast<const arithmetic<S>*>(buffer), buffer_pitch, int64_t(0));
 }
 
 // Whether features are pooled pixel by pixel, with lanes that are features: the channels of a pixel lie side by side.
@@ -195,13 +219,14 @@ template <class S>
 LM_FUNCTION void pool_tile(const arithmetic<S>* q, int64_t q_pitch, int channels, const Maps& maps, const Tile& tile,
                            arithmetic<S>* sums, arithmetic<S>* buffer, arithmetic<S>* scratch) {
   if (pools_pixels<S>(maps)) return pool_pixels<S>(q, q_pitch, channels, maps, tile, sums);
-  const auto f = planes_of<S>(maps, tile, 0, int(maps.c), buffer, q_pitch, scratch);
-  pool<arithmetic<S>>(q, q_pitch, channels, f.data, f.pitch, int(maps.c), tile.rows * tile.pitch, sums, f.ahead);
+  with_planes<S>(maps, tile, 0, int(maps.c), buffer, q_pitch, scratch,
+                 [&](const auto* f, int64_t pitch, int64_t ahead) {
+                   pool(q, q_pitch, channels, f, pitch, int(maps.c), tile.rows * tile.pitch, sums, ahead);
+                 });
 }
 template <class S>
-LM_FUNCTION arithmetic<S> pooled_sum(const Maps& maps, const arithmetic<S>* sums, int64_t i) {
-  using A = arithmetic<S>;
-  return pools_pixels<S>(maps) ? sums[i] : sum_lanes<A>(load(sums + i * lanes<A>::count));
+LM_FUNCTION arithmetic<S> pooled_sum(const Maps& maps, const arithmetic<S>* sums, int64_t k, int64_t s) {
+  return pools_pixels<S>(maps) ? sums[k * maps.c + s] : Sums<arithmetic<S>>::of(sums, maps.c, k, s);
 }
 
 // out[j] of a tile of a tensor = sum_i weights in[i], written in its layout.
@@ -212,10 +237,14 @@ static void spread_to(const Maps& maps, const Tile& tile, const arithmetic<S>* w
   using A = arithmetic<S>;
   if (layout_of(maps) == Layout::planar) {
     const Runs runs = runs_of(maps, tile);
-    for (int run = 0; run < runs.count; ++run)
-      (streaming ? spread<S, true> : spread<S, false>)(weights, step_i, step_j, in + run * tile.pitch, in_pitch, inputs,
-                                                       address<S>(maps, tile.n, first, tile.y + run, tile.x),
-                                                       maps.stride_c, outputs, runs.length);
+    for (int run = 0; run < runs.count; ++run) {
+      const A* from = in + run * tile.pitch;
+      S* to = address<S>(maps, tile.n, first, tile.y + run, tile.x);
+      if (streaming)
+        spread<S, true>(weights, step_i, step_j, from, in_pitch, inputs, to, maps.stride_c, outputs, runs.length);
+      else
+        spread<S, false>(weights, step_i, step_j, from, in_pitch, inputs, to, maps.stride_c, outputs, runs.length);
+    }
     return;
   }
   spread<A>(weights, step_i, step_j, in, in_pitch, inputs, buffer, buffer_pitch, outputs, tile.rows * tile.pitch);

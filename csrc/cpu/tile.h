@@ -20,25 +20,39 @@ struct Cut {
   int tile_rows, tile_columns;
   int64_t band_rows, bands;
 };
+// Tiles of at most `pixels`, and of `most_rows` where that is a power of two.
 template <class A>
-LM_FUNCTION Cut cut_of(const Maps& maps, int channels, int64_t band_pixels = 4096) {
+LM_FUNCTION Cut cut_into(const Maps& maps, int64_t pixels, int most_rows, int64_t band_pixels) {
   const int V = lanes<A>::count;
-  const int64_t target = 40960 / (int64_t(sizeof(A)) * (channels < 8 ? 8 : channels)) / V * V;  // a buffer of 40 KB
-  const int64_t pixels = target < 4 * V ? 4 * V : target;
+  pixels = pixels < 4 * V ? 4 * V : pixels / V * V;
   Cut cut;
   const int64_t pieces = (maps.w + pixels - 1) / pixels;  // of a row, alike
   cut.tile_columns = pieces == 1 ? int(maps.w) : Tile::round_up(int((maps.w + pieces - 1) / pieces), V);
-  cut.tile_rows = cut.tile_columns * 4 <= pixels ? 4 : cut.tile_columns * 2 <= pixels ? 2 : 1;
+  cut.tile_rows = most_rows;
+  while (cut.tile_rows > 1 && cut.tile_columns * cut.tile_rows > pixels) cut.tile_rows /= 2;
   cut.band_rows = rows_of_band(maps.w, band_pixels);
   cut.bands = bands_of(maps, band_pixels);
   return cut;
 }
-
-// Larger tiles, for which a product's sums leave the registers more seldom; the weights may then lie in the second
-// cache.
+// Buffers of 40 KB.
+template <class A>
+LM_FUNCTION Cut cut_of(const Maps& maps, int channels, int64_t band_pixels = 4096) {
+  return cut_into<A>(maps, 40960 / (int64_t(sizeof(A)) * (channels < 8 ? 8 : channels)), 4, band_pixels);
+}
+// 4 KB of each plane: the longer a tile, the more seldom a product's sums leave the registers. The weights, at most
+// 128 KB, may then lie in the second cache.
 template <class A>
 LM_FUNCTION Cut cut_for_products(const Maps& maps, int channels, int64_t band_pixels) {
-  return cut_of<A>(maps, channels < 16 ? channels : 16, band_pixels);
+  const int64_t bytes = channels <= 32 ? 4096 : 131072 / channels;
+  return cut_into<A>(maps, bytes / int64_t(sizeof(A)), 16, band_pixels);
+}
+
+// From one plane of a tile's buffer to the next: an odd number of vectors, for with a power of two all planes would
+// fall on the same few lines of the first cache.
+template <class A>
+LM_FUNCTION int64_t plane_pitch(const Cut& cut) {
+  const int V = lanes<A>::count;
+  return (int64_t(cut.tile_rows) * Tile::round_up(cut.tile_columns, V)) | V;
 }
 
 // Carves arrays of A, each a whole number of vectors, from a task's scratch.

@@ -88,7 +88,7 @@ LM_FUNCTION void with_dtype(Dtype dtype, Visit visit) {
 template <class V>
 LM_FUNCTION V rounded(V v) {
 #if defined(__x86_64__)
-  asm("" : "+x"(v));
+  asm("" : "+v"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
 #endif
@@ -153,16 +153,22 @@ LM_FUNCTION void sum_lanes(const vec<A> (&v)[2], A* sums) {
   if constexpr (H > 1) s = sum_within<A, H / 2>(s);
   sums[0] = s[0], sums[1] = s[H];
 }
+// Each of 4 vectors as a quarter of one, in order, which has the same sum.
+template <class A>
+LM_FUNCTION vec<A> in_quarters(const vec<A> (&v)[4]) {
+  constexpr int H = lanes<A>::count / 2, Q = H / 2;
+  const numbers<lanes<A>::count> all;
+  const vec<A> s = lower_halves<H>(v[0], v[2], all) + upper_halves<H>(v[0], v[2], all);
+  const vec<A> t = lower_halves<H>(v[1], v[3], all) + upper_halves<H>(v[1], v[3], all);
+  return lower_halves<Q>(s, t, all) + upper_halves<Q>(s, t, all);
+}
 template <class A>
 LM_FUNCTION void sum_lanes(const vec<A> (&v)[4], A* sums) {
-  constexpr int V = lanes<A>::count, H = V / 2, Q = V / 4;
+  constexpr int Q = lanes<A>::count / 4;
   if constexpr (Q >= 1) {
-    const numbers<V> all;
-    const vec<A> s = lower_halves<H>(v[0], v[2], all) + upper_halves<H>(v[0], v[2], all);
-    const vec<A> t = lower_halves<H>(v[1], v[3], all) + upper_halves<H>(v[1], v[3], all);
-    vec<A> u = lower_halves<Q>(s, t, all) + upper_halves<Q>(s, t, all);
+    vec<A> u = in_quarters<A>(v);
     if constexpr (Q > 1) u = sum_within<A, Q / 2>(u);
-    sums[0] = u[0], sums[1] = u[Q], sums[2] = u[H], sums[3] = u[H + Q];
+    for (int i = 0; i < 4; ++i) sums[i] = u[i * Q];
   } else {
     for (int i = 0; i < 4; ++i) sums[i] = sum_lanes<A>(v[i]);
   }
