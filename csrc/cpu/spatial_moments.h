@@ -222,6 +222,7 @@ struct SpatialMoments {
       }
     }
     const bool direct = layout_of(call.grad) == Layout::planar, streaming = streams<S>(call.grad, cut);
+    const bool streaming_pixels = streams_pixels<S>(call.grad, cut);
     walk(n, c0, channels, planes, pixels, staging, !marginals && !resident,
          [&](const Tile& tile, const auto* from, int64_t row, int64_t plane) {
            for (int k = 0; k < channels; ++k) {
@@ -258,9 +259,9 @@ struct SpatialMoments {
                  write([=](int x) __attribute__((always_inline)) { return through(weight(r, x), x); });
              }
            }
-           if (!direct) unstage<S>(call.grad, tile, c0, channels, planes, pixels, staging);
+           if (!direct) unstage<S>(call.grad, tile, c0, channels, planes, pixels, staging, streaming_pixels);
          });
-    if (streaming) stream_fence();
+    if (streaming || streaming_pixels) stream_fence();
   }
 
   // g = p (g - sum p g) scale, in place.
