@@ -6,16 +6,17 @@
 
 namespace lmdis {
 
-// A Gaussian along one axis, exp(-t(i)^2 / 2) with t(i) = step i + shift at pixel i: the offset in standard deviations.
+// Gaussians of one width along one axis: exp(-t(i)^2 / 2) at pixel i, with t(i) = step i + shift the offset in standard
+// deviations.
 struct GaussianAxis {
-  double step, shift;
+  double step, first, per_frame;  // t(0) of a landmark at 0, standard deviations per unit of the frame
 };
-LM_FUNCTION GaussianAxis gaussian_axis(double centre, double sigma, long count, long pixels, bool align_corners) {
+LM_FUNCTION GaussianAxis gaussian_axis(double sigma, long count, long pixels, bool align_corners) {
   const double per_frame = width_scale(count, pixels, align_corners) / sigma;
-  const double first = pixel_centre(0, count, align_corners);
   const double step = 2 / double(align_corners ? (count > 1 ? count - 1 : 1) : count);
-  return {step * per_frame, (first - centre) * per_frame};
+  return {step * per_frame, pixel_centre(0, count, align_corners) * per_frame, per_frame};
 }
+LM_FUNCTION double shift_of(const GaussianAxis& axis, double centre) { return axis.first - centre * axis.per_frame; }
 
 // Derivative by a landmark's coordinate of sum_i w_i exp(-t(i)^2 / 2), given sum_i w_i exp(...) offset(i) in width
 // units.

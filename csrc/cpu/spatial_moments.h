@@ -28,16 +28,29 @@ struct SpatialMoments {
            3 * C::bytes(at_once * f.logits.h) + C::bytes(padded_width) + C::bytes(f.logits.h) + 2 * C::bytes(at_once);
   }
 
-  // visit(tile) for all tiles of an image, with the channels staged in `planes`.
+  // visit(tile, from, row, plane) for all tiles of an image, with the channels from `from` on, rows and planes so many
+  // elements apart: the tensor itself where it is planar, else `planes`, staged if they are to be read.
   template <class Visit>
   __attribute__((always_inline)) void walk(int64_t n, int64_t c, int channels, A* planes, int64_t pixels, A* staging,
                                            bool read, Visit visit) const {
     const Maps& z = call.forward.logits;
     for_tiles<A>(
         z, cut, Band{n, 0, z.h}, [&](const Tile& tile) __attribute__((always_inline)) {
+          if (layout_of(z) == Layout::planar)
+            return visit(tile, static_cast<const S*>(address<S>(z, n, c, tile.y, tile.x)), z.stride_h, z.stride_c);
           if (read) stage<S>(z, tile, c, channels, planes, pixels, staging);
-          visit(tile);
+          visit(tile, static_cast<const A*>(planes), int64_t(tile.pitch), pixels);
         });
+  }
+
+  // tops[r] = the largest of row r and of tops[r], lane by lane, in several rows at once: each is a chain.
+  template <int R, class I>
+  static void raise(const I* from, int64_t row, int columns, vec<A>* tops) {
+    const A lowest = -A(__builtin_inf());
+    for (int x = 0; x < columns; x += lanes<A>::count)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r)
+        tops[r] = maximum(tops[r], first_lanes<A>(load_up_to(from + r * row + x, columns - x), columns - x, lowest));
   }
 
   // Softmax of a short array of means, in place: a masked axis gives zeros.
@@ -78,48 +91,60 @@ struct SpatialMoments {
     memset(firsts, 0, sizeof(A) * at_once * z.h);
     const Frame frame = frame_of(z.h, z.w, f.align_corners);
     const auto exponential = Exponential<A>::make(inverse_temperature);
-    const auto lanes_beyond = [V](vec<A> value, int some, A other) __attribute__((always_inline)) {
-      if (some < V)
-        for (int i = some; i < V; ++i) value[i] = other;
-      return value;
-    };
     if (!marginals) {
-      for (int64_t i = 0; i < at_once * V; ++i) top[i] = -A(__builtin_inf());
-      walk(n, c0, channels, planes, pixels, staging, true, [&](const Tile& tile) {
-        for (int k = 0; k < channels; ++k) {
-          vec<A> best = load(top + k * V);
-          for (int r = 0; r < tile.rows; ++r)
-            for (int x = 0; x < tile.columns; x += V)
-              best = maximum(best, lanes_beyond(load(planes + k * pixels + r * tile.pitch + x), tile.columns - x,
-                                                -A(__builtin_inf())));
-          store(top + k * V, best);
-        }
-      });
+      const A lowest = -A(__builtin_inf());
+      for (int64_t i = 0; i < channels * V; ++i) top[i] = lowest;
+      walk(n, c0, channels, planes, pixels, staging, true,
+           [&](const Tile& tile, const auto* from, int64_t row, int64_t plane) {
+             for (int k = 0; k < channels; ++k) {
+               vec<A> tops[4] = {load(top + k * V), splat(lowest), splat(lowest), splat(lowest)};
+               int r = 0;
+               for (; r + 4 <= tile.rows; r += 4) raise<4>(from + k * plane + r * row, row, tile.columns, tops);
+               for (; r < tile.rows; ++r) raise<1>(from + k * plane + r * row, row, tile.columns, tops);
+               store(top + k * V, maximum(maximum(tops[0], tops[1]), maximum(tops[2], tops[3])));
+             }
+           });
       for (int k = 0; k < channels; ++k) {
-        A best = top[k * V];
-        for (int i = 1; i < V; ++i) best = best > top[k * V + i] ? best : top[k * V + i];
-        top[k] = best == -A(__builtin_inf()) ? A(0) : best;
+        const A best = max_lanes<A>(load(top + k * V));
+        top[k] = best == lowest ? A(0) : best;
       }
     }
-    bool raised = false;  // the tile at hand holds exponentials already
-    const auto exponentiate = [&](const Tile& tile) __attribute__((always_inline)) {
-      if (raised) return;
-      raised = resident;
-      for (int k = 0; k < channels; ++k)
-        for (int r = 0; r < tile.rows; ++r)
-          for (int x = 0; x < tile.columns; x += V) {
-            A* at = planes + k * pixels + r * tile.pitch + x;
-            store(at, lanes_beyond(exponential(load(at) - top[k]), tile.columns - x, A(0)));
-          }
+    // What gives exp((z - max) / T) of channel k at (row, column) of a tile, and fetches what comes next. It holds
+    // copies: what lies in memory would be read again after every store.
+    const auto weights_of = [ =, this ](int k, const Tile& tile, const auto* from, int64_t row, int64_t plane)
+        __attribute__((always_inline)) {
+      const A reference = top[k];
+      const int64_t ahead = at_once == 1 ? plane : 0;
+      const int columns = tile.columns;
+      from += k * plane;
+      return [=](int r, int x) __attribute__((always_inline)) {
+        const auto* at = from + r * row + x;
+        __builtin_prefetch(at + ahead);
+        return first_lanes<A>(exponential(load_up_to(at, columns - x) - reference), columns - x, 0);
+      };
     };
-    if (!backward || marginals) {
-      walk(n, c0, channels, planes, pixels, staging, marginals || !resident, [&](const Tile& tile) {
-        if (!marginals) exponentiate(tile);
-        for (int k = 0; k < live; ++k)
-          add_marginals<A>(planes + k * pixels, nullptr, f.second == 3 && !marginals ? u + tile.x : nullptr, tile,
-                           columns + k * wide + tile.x, rows + k * z.h + tile.y, firsts + k * z.h + tile.y);
-      });
-    }
+    if (!backward || marginals)
+      walk(n, c0, channels, planes, pixels, staging, marginals || !resident,
+           [&](const Tile& tile, const auto* from, int64_t row, int64_t plane) {
+             for (int k = 0; k < live; ++k) {
+               const auto add = [&](auto covariance, auto value) __attribute__((always_inline)) {
+                 add_marginals<A, true, decltype(covariance)::value>(
+                     tile.rows, tile.columns, value, u + tile.x, columns + k * wide + tile.x, rows + k * z.h + tile.y,
+                     firsts + k * z.h + tile.y);
+               };
+               const auto logit =
+                   [ at = from + k * plane, row, some = tile.columns ](int r, int x) __attribute__((always_inline)) {
+                 return load_up_to(at + r * row + x, some - x);
+               };
+               const auto weight = weights_of(k, tile, from, row, plane);
+               if (marginals)
+                 add(constant<false>{}, logit);
+               else if (f.second == 3)
+                 add(constant<true>{}, weight);
+               else
+                 add(constant<false>{}, weight);
+             }
+           });
     if (marginals)
       for (int64_t k = 0; k < live; ++k) {
         softmax(columns + k * wide, z.w, 1 / double(z.h), inverse_temperature);
@@ -160,48 +185,83 @@ struct SpatialMoments {
         through_softmax(rows + k * z.h, y_part + k * z.h, z.h, inverse_temperature / double(z.w));
       }
     }
-    const auto derivative = [&](int k, const Tile& tile, int r, int x) __attribute__((always_inline)) {
-      const int64_t y = k * z.h + tile.y + r, column = k * wide + tile.x + x;
-      return load(x_part + column) + y_part[y] + cross[y] * load(dx + column);
+    const bool covariance = f.second == 3 && !marginals;
+    const auto derivative_of = [=](int k, const Tile& tile, int r) __attribute__((always_inline)) {
+      const A *hx = x_part + k * wide + tile.x, *d = dx + k * wide + tile.x;
+      const A hy = y_part[k * z.h + tile.y + r], slope = cross[k * z.h + tile.y + r];
+      return [=](int x) __attribute__((always_inline)) {
+        const vec<A> h = load(hx + x) + hy;
+        return covariance ? h + slope * load(d + x) : h;
+      };
     };
+    // A resident tile keeps its weights between the two passes.
     if (!marginals) {
-      A* found = columns;  // (sum, sum of e h) by lane
-      memset(found, 0, sizeof(A) * at_once * wide);
       for (int k = 0; k < live; ++k) sums[k] = expected[k] = 0;
-      walk(n, c0, channels, planes, pixels, staging, !resident, [&](const Tile& tile) {
-        exponentiate(tile);
-        for (int k = 0; k < live; ++k) {
-          vec<A> sum{}, weighted{};
-          for (int r = 0; r < tile.rows; ++r)
-            for (int x = 0; x < tile.columns; x += V) {
-              const vec<A> e = load(planes + k * pixels + r * tile.pitch + x);
-              sum += e;
-              weighted += e * derivative(k, tile, r, x);
-            }
-          sums[k] += sum_lanes<A>(sum);
-          expected[k] += sum_lanes<A>(weighted);
-        }
-      });
+      walk(n, c0, channels, planes, pixels, staging, !resident,
+           [&](const Tile& tile, const auto* from, int64_t row, int64_t plane) {
+             for (int k = 0; k < live; ++k) {
+               const auto weight = weights_of(k, tile, from, row, plane);
+               vec<A> sum{}, weighted{};
+               for (int r = 0; r < tile.rows; ++r) {
+                 const auto derivative = derivative_of(k, tile, r);
+                 A* kept = resident ? planes + k * pixels + r * tile.pitch : nullptr;
+                 for (int x = 0; x < tile.columns; x += V) {
+                   const vec<A> e = weight(r, x);
+                   if (kept) store(kept + x, e);
+                   sum += e;
+                   weighted += e * derivative(x);
+                 }
+               }
+               sums[k] += sum_lanes<A>(sum);
+               expected[k] += sum_lanes<A>(weighted);
+             }
+           });
       for (int k = 0; k < live; ++k) {
         sums[k] = sums[k] == 0 ? A(0) : 1 / sums[k];
         expected[k] *= sums[k];
       }
     }
-    walk(n, c0, channels, planes, pixels, staging, !marginals && !resident, [&](const Tile& tile) {
-      if (!marginals) exponentiate(tile);
-      for (int k = 0; k < channels; ++k)
-        for (int r = 0; r < tile.rows; ++r)
-          for (int x = 0; x < tile.pitch; x += V) {
-            A* at = planes + k * pixels + r * tile.pitch + x;
-            if (k >= live)
-              store(at, vec<A>{});
-            else if (marginals)
-              store(at, load(x_part + k * wide + tile.x + x) + y_part[k * z.h + tile.y + r]);
-            else
-              store(at, load(at) * (sums[k] * A(inverse_temperature)) * (derivative(k, tile, r, x) - expected[k]));
-          }
-      unstage<S>(call.grad, tile, c0, channels, planes, pixels, staging);
-    });
+    const bool direct = layout_of(call.grad) == Layout::planar, streaming = streams<S>(call.grad, cut);
+    const bool streaming_pixels = streams_pixels<S>(call.grad, cut);
+    walk(n, c0, channels, planes, pixels, staging, !marginals && !resident,
+         [&](const Tile& tile, const auto* from, int64_t row, int64_t plane) {
+           for (int k = 0; k < channels; ++k) {
+             const auto weight = weights_of(k, tile, from, row, plane);
+             for (int r = 0; r < tile.rows; ++r) {
+               A* kept = planes + k * pixels + r * tile.pitch;
+               S* to = direct ? address<S>(call.grad, n, c0 + k, tile.y + r, tile.x) : nullptr;
+               const auto write =
+                   [ to, kept, streaming, columns = tile.columns ](auto gradient) __attribute__((always_inline)) {
+                 for (int x = 0; x < columns; x += V)
+                   if (streaming)
+                     stream(to + x, gradient(x));
+                   else if (to)
+                     store_up_to(to + x, gradient(x), columns - x);
+                   else
+                     store(kept + x, gradient(x));
+               };
+               if (k >= live) {
+                 write([](int) { return vec<A>{}; });
+                 continue;
+               }
+               const auto derivative = derivative_of(k, tile, r);
+               if (marginals) {
+                 write(derivative);
+                 continue;
+               }
+               const A share = sums[k] * A(inverse_temperature), mean = expected[k];
+               const auto through = [=](vec<A> e, int x) __attribute__((always_inline)) {
+                 return e * share * (derivative(x) - mean);
+               };
+               if (resident)
+                 write([=](int x) __attribute__((always_inline)) { return through(load(kept + x), x); });
+               else
+                 write([=](int x) __attribute__((always_inline)) { return through(weight(r, x), x); });
+             }
+           }
+           if (!direct) unstage<S>(call.grad, tile, c0, channels, planes, pixels, staging, streaming_pixels);
+         });
+    if (streaming || streaming_pixels) stream_fence();
   }
 
   // g = p (g - sum p g) scale, in place.

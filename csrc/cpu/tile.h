@@ -113,13 +113,24 @@ LM_FUNCTION S* address(const Maps& maps, int64_t n, int64_t c, int64_t y, int64_
   return static_cast<S*>(maps.data) + n * maps.stride_n + c * maps.stride_c + y * maps.stride_h + x * maps.stride_w;
 }
 
-// Whether a result is planar, on whole aligned vectors, and too large to stay in a cache until it is read.
+// Whether a result is on whole aligned vectors and too large to stay in a cache until it is read, so that it should be
+// streamed: in the rows of its planes or, with interleaved channels, in whole tiles, which then are one run.
+template <class S>
+LM_FUNCTION bool large_and_aligned(const Maps& maps) {
+  const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
+  return bytes >= (8 << 20) && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
+         maps.stride_n % V == 0 && maps.stride_h % V == 0;
+}
 template <class S>
 LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
-  const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
-  return bytes >= (8 << 20) && layout_of(maps) == Layout::planar &&
-         reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 && maps.stride_n % V == 0 &&
-         maps.stride_c % V == 0 && maps.stride_h % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0;
+  const int64_t V = lanes<arithmetic<S>>::count;
+  return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps) && maps.stride_c % V == 0 && maps.w % V == 0 &&
+         cut.tile_columns % V == 0;
+}
+template <class S>
+LM_FUNCTION bool streams_pixels(const Maps& maps, const Cut& cut) {
+  return layout_of(maps) == Layout::interleaved && large_and_aligned<S>(maps) && maps.stride_w == maps.c &&
+         maps.stride_h == maps.w * maps.c && cut.tile_columns == maps.w;
 }
 
 // Contiguous runs of a planar tile: the whole tile where its rows follow each other in tensor and buffer alike.
@@ -243,10 +254,11 @@ static void stage(const Maps& maps, const Tile& tile, int64_t c, int channels, a
   }
 }
 
-// The reverse; lanes between columns and pitch are not written.
+// The reverse; lanes between columns and pitch are not written. All channels of a tensor for which streams_pixels holds
+// can be streamed; the scratch then has to hold all of the tile.
 template <class S>
 static void unstage(const Maps& maps, const Tile& tile, int64_t c, int channels, const arithmetic<S>* planes,
-                    int64_t plane_pitch, arithmetic<S>* scratch) {
+                    int64_t plane_pitch, arithmetic<S>* scratch, bool streaming = false) {
   using A = arithmetic<S>;
   const Layout layout = layout_of(maps);
   if (layout == Layout::planar) {
@@ -255,6 +267,14 @@ static void unstage(const Maps& maps, const Tile& tile, int64_t c, int channels,
       for (int run = 0; run < runs.count; ++run)
         narrow_run(planes + k * plane_pitch + run * tile.pitch, runs.length,
                    address<S>(maps, tile.n, c + k, tile.y + run, tile.x));
+    return;
+  }
+  if (streaming) {
+    const int row = tile.columns * channels;
+    for (int r = 0; r < tile.rows; ++r)
+      transpose<A>(planes + r * tile.pitch, plane_pitch, channels, tile.columns, scratch + r * row, channels);
+    S* to = address<S>(maps, tile.n, c, tile.y, tile.x);
+    for (int i = 0; i < tile.rows * row; i += lanes<A>::count) stream(to + i, load(scratch + i));
     return;
   }
   for (int r = 0; r < tile.rows; ++r) {

@@ -140,6 +140,14 @@ template <class A>
 LM_FUNCTION A sum_lanes(vec<A> v) {
   return sum_within<A>(v)[0];
 }
+template <class A, int step = lanes<A>::count / 2>
+LM_FUNCTION A max_lanes(vec<A> v) {
+  v = maximum(v, exchanged<step>(v, numbers<lanes<A>::count>{}));
+  if constexpr (step > 1)
+    return max_lanes<A, step / 2>(v);
+  else
+    return v[0];
+}
 // The sums of 1, 2 or 4 vectors, in sums[0] and on: a transposition and the additions in one.
 template <class A>
 LM_FUNCTION void sum_lanes(const vec<A> (&v)[1], A* sums) {
@@ -278,6 +286,28 @@ LM_FUNCTION void stream_fence() {
 }
 
 // The first `count` lanes, from 0 to all of them; lanes that are not loaded are 0.
+#if LM_X86 && LM_BYTES == 64
+LM_FUNCTION vec<float> load_some(const float* p, int count) {
+  return (vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+}
+LM_FUNCTION vec<double> load_some(const double* p, int count) {
+  return (vec<double>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+}
+template <class S>
+LM_FUNCTION vec<float> load_some(const S* p, int count) {
+  return widen((lanes<float>::half)_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p), S{});
+}
+LM_FUNCTION void store_some(float* p, vec<float> v, int count) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+}
+LM_FUNCTION void store_some(double* p, vec<double> v, int count) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), (__m512d)v);
+}
+template <class S>
+LM_FUNCTION void store_some(S* p, vec<float> v, int count) {
+  _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), (__m256i)narrow(v, S{}));
+}
+#else
 template <class S>
 LM_FUNCTION vec<arithmetic<S>> load_some(const S* p, int count) {
   S parts[lanes<arithmetic<S>>::count] = {};
@@ -290,22 +320,32 @@ LM_FUNCTION void store_some(S* p, vec<arithmetic<S>> v, int count) {
   store(parts, v);
   for (int i = 0; i < count; ++i) p[i] = parts[i];
 }
+#endif
 
-// Whole vectors, or their first lanes alone where `whole` says that this is a tail.
-template <bool whole, class S>
-LM_FUNCTION vec<arithmetic<S>> load_part(const S* p, int some) {
-  return whole ? load(p) : load_some(p, some);
+// `count` elements from p on where those are fewer than the lanes, else a whole vector.
+template <class S>
+LM_FUNCTION vec<arithmetic<S>> load_up_to(const S* p, int64_t count) {
+  return count < lanes<arithmetic<S>>::count ? load_some(p, int(count)) : load(p);
 }
-template <bool whole, class S>
-LM_FUNCTION void store_part(S* p, vec<arithmetic<S>> v, int some) {
-  whole ? store(p, v) : store_some(p, v, some);
+template <class S>
+LM_FUNCTION void store_up_to(S* p, vec<arithmetic<S>> v, int64_t count) {
+  if (count < lanes<arithmetic<S>>::count)
+    store_some(p, v, int(count));
+  else
+    store(p, v);
 }
-// The first lanes; the others are 0.
+
+// The lanes' own numbers, 0 and on.
+template <class A, int... j>
+LM_FUNCTION ivec<A> lane_numbers(sequence<j...>) {
+  return ivec<A>{j...};
+}
+// `value` in the first `count` lanes, `other` in the rest.
 template <class A>
-LM_FUNCTION vec<A> first_lanes(vec<A> v, int some) {
-  ivec<A> index;
-  for (int i = 0; i < lanes<A>::count; ++i) index[i] = i;
-  return index < some ? v : vec<A>{};
+LM_FUNCTION vec<A> first_lanes(vec<A> value, int64_t count, A other) {
+  const int V = lanes<A>::count;
+  if (count >= V) return value;
+  return lane_numbers<A>(numbers<V>{}) < ivec<A>{} + int(count) ? value : splat(other);
 }
 
 template <class S>
