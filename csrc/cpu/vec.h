@@ -367,6 +367,24 @@ LM_FUNCTION void store_one(S* p, float v) {
   store_some(p, splat(v), 1);
 }
 
+// While it lives, results too small for full precision become 0: each of them can cost what ten others do, and products
+// of two Gaussians' tails are full of them.
+class FlushTiny {
+#if LM_X86
+ public:
+  FlushTiny() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8000); }
+  ~FlushTiny() { _mm_setcsr(before_); }
+  FlushTiny(const FlushTiny&) = delete;
+
+ private:
+  unsigned before_;
+#else
+ public:
+  FlushTiny() {}
+  ~FlushTiny() {}
+#endif
+};
+
 // ---- exponential and logarithm -------------------------------------------------------------------------------------
 
 // 2^(x factor) for products between -127.4 and 127: 1e-7 relative; 0 below -126.5, NaN for NaN. A product is never
