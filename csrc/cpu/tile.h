@@ -118,7 +118,7 @@ LM_FUNCTION S* address(const Maps& maps, int64_t n, int64_t c, int64_t y, int64_
 template <class S>
 LM_FUNCTION bool large_and_aligned(const Maps& maps) {
   const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
-  return bytes >= (8 << 20) && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
+  return bytes >= (4 << 20) && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
          maps.stride_n % V == 0 && maps.stride_h % V == 0;
 }
 template <class S>
