@@ -82,7 +82,7 @@ struct ChannelSoftmax {
 #pragma GCC unroll 8
       for (int g = 0; g < vectors; ++g) {
         const S* from = z + c * logits.stride_c + g * V;
-        if (g * V * sizeof(S) % 64 == 0) __builtin_prefetch(from + ahead);
+        if (g * V * sizeof(S) % 64 == 0) fetch(from + ahead);
         const vec<A> fresh = vectors == 1 && some < V ? load_some(from, some) : load(from);
         largest[g] = maximum(largest[g], (uvec)fresh & 0x7fffffff);
         const vec<A> e = exponential.near(fresh);
@@ -132,7 +132,7 @@ struct ChannelSoftmax {
 #pragma GCC unroll 8
       for (int g = 0; g < vectors; ++g) {
         A* weight = weights + c * plane_pitch + g * V;
-        if (z && g * V * sizeof(S) % 64 == 0) __builtin_prefetch(z + c * logits.stride_c + g * V + ahead);
+        if (z && g * V * sizeof(S) % 64 == 0) fetch(z + c * logits.stride_c + g * V + ahead);
         const vec<A> e = exponential(load(weight) - top[g]);
         store(weight, e);
         sum[g] += e;

@@ -23,12 +23,6 @@ LM_FUNCTION void in_blocks(int count, Visit visit) {
   }
 }
 
-// Into the second cache: between a tile's planes and the tile below lies more than the first one holds.
-template <class F>
-LM_FUNCTION void fetch(const F* p) {
-  __builtin_prefetch(p, 0, 2);
-}
-
 // Sums over pixels of one feature after the other, each in a few parts, so that 4 of them make a vector.
 template <class A>
 struct Sums {

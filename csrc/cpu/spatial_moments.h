@@ -119,7 +119,7 @@ struct SpatialMoments {
       from += k * plane;
       return [=](int r, int x) __attribute__((always_inline)) {
         const auto* at = from + r * row + x;
-        __builtin_prefetch(at + ahead);
+        fetch(at + ahead);
         return first_lanes<A>(exponential(load_up_to(at, columns - x) - reference), columns - x, 0);
       };
     };

