@@ -125,7 +125,7 @@ template <class S>
 LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
   const int64_t V = lanes<arithmetic<S>>::count;
   return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps) && maps.stride_c % V == 0 && maps.w % V == 0 &&
-         cut.tile_columns % V == 0;
+         cut.tile_columns % V == 0 && maps.stride_h * int64_t(sizeof(S)) % 64 == 0;  // half lines would be slow
 }
 template <class S>
 LM_FUNCTION bool streams_pixels(const Maps& maps, const Cut& cut) {
