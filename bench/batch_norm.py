@@ -72,4 +72,6 @@ def cases(sizes: Sizes) -> Iterator[Case]:
     if sizes.extras:
         for dtype in sizes.dtypes:
             make = functools.partial(build, sizes.batch, *SHAPES[1], dtype, False)
-            yield Case("batch_norm_leaky_relu", f"C={SHAPES[1][0]} {SHAPES[1][1]}px contiguous", dtype, False, make)
+            yield Case(
+                "batch_norm_leaky_relu", f"C={SHAPES[1][0]} {SHAPES[1][1]}px contiguous", dtype, False, make
+            )

@@ -232,7 +232,7 @@ def attribute(events: list[FunctionEvent]) -> dict[tuple[str, str], float]:
 @contextmanager
 def labelled_modules(model: torch.nn.Module) -> Iterator[None]:
     """Forward passes of hourglasses, normalisations and the folded first convolution appear by name in the profile."""
-    from lmdis_fast.models.batch_norm import BatchNormLeakyReLU
+    from lmdis_fast.models.batch_norm import ConvBlock
     from lmdis_fast.models.decoder import SplatConv
     from lmdis_fast.models.hourglass import Hourglass
 
@@ -247,8 +247,8 @@ def labelled_modules(model: torch.nn.Module) -> Iterator[None]:
     for module in model.modules():
         if isinstance(module, Hourglass):
             places.append((module, "forward", "module: Hourglass"))
-        elif isinstance(module, BatchNormLeakyReLU):
-            places.append((module, "forward", "module: normalisation"))
+        elif isinstance(module, ConvBlock):
+            places.append((module, "normalise", "module: normalisation"))
         elif isinstance(module, SplatConv):
             places.append((module, "fold", "module: folded convolution"))
     with ExitStack() as stack:

@@ -1,18 +1,22 @@
 """The way past the dispatcher: taken where nobody listens, and the same numbers by either way."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmdis_fast import backends
 from lmdis_fast.ops import direct, heatmap_moments
 from lmdis_fast.ops.registration import SCHEMAS
 
 from .cases import CASES, Case, RecordedCalls
 from .checks import results_and_gradients
+from .tolerances import assert_near
 
 Z = torch.linspace(-1, 1, 60).view(1, 3, 4, 5)
 
@@ -20,14 +24,10 @@ Z = torch.linspace(-1, 1, 60).view(1, 3, 4, 5)
 @pytest.fixture
 def dispatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the operators whose kernels were reached through the dispatcher."""
-    from lmdis_fast import backends
-
     seen: list[str] = []
     run = backends.run
 
     def spied(op: str, args: tuple[object, ...]) -> object:
-        import sys
-
         caller = sys._getframe(2).f_code
         if "direct.py" not in caller.co_filename:
             seen.append(op)
@@ -85,8 +85,30 @@ def test_modes_see_every_call() -> None:
 def test_transforms_see_every_call() -> None:
     mapped = torch.func.vmap(heatmap_moments)(Z.expand(2, *Z.shape))
     assert mapped.coords.shape == (2, 1, 2, 2)
-    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda z: heatmap_moments(z).coords)(Z)
+    traced = make_fx(lambda z: heatmap_moments(z).coords)(Z)
     assert any("heatmap_moments" in str(node.target) for node in traced.graph.nodes)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operator}-{case.name}")
+def test_batched_gradients(case: Case) -> None:
+    tensors = case.tensors(torch.float32)
+    result = case.results(*tensors)[0]
+    several = torch.stack([torch.ones_like(result), torch.linspace(-1, 1, result.numel()).view_as(result)])
+    found = torch.autograd.grad(result, tensors, several, is_grads_batched=True, retain_graph=True)
+    for i, upstream in enumerate(several):
+        for out, want in zip(
+            found, torch.autograd.grad(result, tensors, upstream, retain_graph=True), strict=True
+        ):
+            assert_near(out[i], want.double())
+
+
+def test_tensors_without_memory_of_their_own_pass_it() -> None:
+    assert not direct.is_plain(torch._efficientzerotensor((1, 3, 4, 5)))
+    assert not direct.is_plain(torch._to_functional_tensor(Z))
+    with torch.inference_mode():
+        made_for_inference = Z * 1
+        assert not direct.is_plain(made_for_inference) and direct.is_plain(Z)
+        assert heatmap_moments(made_for_inference).coords.shape == (1, 2, 2)
 
 
 def test_a_profile_names_operators() -> None:

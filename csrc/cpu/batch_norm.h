@@ -24,8 +24,9 @@ struct BatchNormBackward {
   Dense grad_weight, grad_bias;
 };
 
-// Tasks are runs of pixels (interleaved) or of one channel's planes, of about 64 K values, cut by size alone. Runs of
-// pixels are whole multiples of 64, so that lanes mean the same channels in each.
+// Tasks are runs of pixels (interleaved) or of one channel's planes, cut by size alone: of 64 K values, or more where
+// that is needed so that their records, 16 bytes a channel, take no more than a float per pixel. Whole multiples of 64
+// pixels leave no tails between vectors.
 struct NormCut {
   int64_t step;    // pixels, or images, of a task
   int64_t pieces;  // tasks, or tasks of a channel
@@ -33,7 +34,7 @@ struct NormCut {
 LM_FUNCTION NormCut norm_cut(const BatchNorm& call) {
   const int64_t values = 65536, whole = call.interleaved ? call.images * call.pixels : call.images;
   const int64_t fitting = values / (call.interleaved ? call.channels : call.pixels);
-  const int64_t least = call.interleaved ? 4 * call.channels : 4;  // a task's record is small beside its values
+  const int64_t least = call.interleaved ? 4 * call.channels : 4;
   const int64_t about = fitting > least ? fitting : least, step = call.interleaved ? (about + 63) / 64 * 64 : about;
   return {step, whole ? (whole + step - 1) / step : 0};
 }

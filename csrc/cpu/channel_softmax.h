@@ -6,7 +6,8 @@
 namespace lmdis {
 namespace LM_ISA {
 
-// exp(x * inverse_temperature) for x <= 0, with one multiplication; near() for any x whose bits are below `reach`.
+// exp(x * inverse_temperature) for x <= 0, with one multiplication; near() for any x whose magnitude has bits of at
+// most `reach`.
 template <class A>
 struct Exponential;
 template <>

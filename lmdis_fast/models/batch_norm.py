@@ -1,48 +1,69 @@
-"""Batch norm and leaky ReLU after a convolution, as one layer."""
+"""Batch norm and leaky ReLU after a convolution: one operator in training, where it is compiled."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .. import backends
 from ..ops import batch_norm_leaky_relu
 
 NORM_EPS = 1e-3
-OPERATOR = "batch_norm_leaky_relu"
 
 
-class BatchNormLeakyReLU(nn.BatchNorm2d):
-    """Batch norm (eps 1e-3) and leaky ReLU; a slope of 1 is batch norm alone. Parameters and buffers are BatchNorm2d's.
+def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
+    """``leaky_relu(norm(x), slope)``, running statistics included; a slope of 1 is the norm alone.
 
-    In training both are one operator where it is compiled, otherwise torch's two.
+    (N, C, H, W) in and out. Torch's two layers run where the operator would not serve: outside training, while
+    compiling or exporting, without a compiled kernel, for forward-mode derivatives, for a norm with hooks or options of
+    its own, and for inputs that torch refuses.
     """
+    weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    if (
+        not norm.training
+        or torch.compiler.is_compiling()
+        or type(norm) is not nn.BatchNorm2d
+        or norm._forward_hooks
+        or norm._forward_pre_hooks
+        or norm._backward_hooks
+        or norm._backward_pre_hooks
+        or norm.num_batches_tracked is None
+        or any(tensor is None for tensor in (weight, bias, mean, var))
+        or x.dim() != 4
+        or x.numel() <= x.shape[1]
+        or not backends.takes("cpu", "batch_norm_leaky_relu", (x,))
+        or forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+    ):
+        normal: Tensor = norm(x)
+        return normal if slope == 1 else F.leaky_relu_(normal, slope)
+    out, batch_mean, batch_var = batch_norm_leaky_relu(x, weight, bias, eps=norm.eps, slope=slope)
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+        assert mean is not None and var is not None
+        mean.lerp_(batch_mean.to(mean), share)
+        var.lerp_(batch_var.to(var), share)
+    return out
 
-    def __init__(self, channels: int, *, slope: float) -> None:
-        super().__init__(channels, eps=NORM_EPS)
-        self.slope = slope
+
+class ConvBlock(nn.Sequential):
+    """Convolution, then batch norm and leaky ReLU, either of which may be missing."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or torch.compiler.is_compiling() or not backends.takes("cpu", OPERATOR, (x,)):
-            normal = super().forward(x)
-            return normal if self.slope == 1 else F.leaky_relu_(normal, self.slope)
-        if x.numel() <= x.shape[1]:
-            raise ValueError(
-                f"batch norm must have more than one value per channel to train, got {tuple(x.shape)}"
-            )
-        out, mean, variance = batch_norm_leaky_relu(x, self.weight, self.bias, eps=self.eps, slope=self.slope)
-        self._update_running(mean, variance)
-        return out
+        layers = list(self)
+        x = layers[0](x)
+        if len(layers) > 1 and isinstance(layers[1], nn.BatchNorm2d):
+            return self.normalise(x)
+        for layer in layers[1:]:
+            x = layer(x)
+        return x
 
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean), share)
-        self.running_var.lerp_(variance.to(self.running_var), share)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, slope={self.slope}"
+    def normalise(self, x: Tensor) -> Tensor:
+        """What comes after the convolution."""
+        norm, *activation = list(self)[1:]
+        assert isinstance(norm, nn.BatchNorm2d)
+        slope = activation[0].negative_slope if activation else 1.0
+        assert isinstance(slope, float)
+        return normalise_activate(norm, x, slope)

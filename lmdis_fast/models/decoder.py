@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import render_gaussians, splat_landmarks
-from .batch_norm import BatchNormLeakyReLU
+from .batch_norm import NORM_EPS, normalise_activate
 from .config import DecoderConfig
 from .hourglass import LEAKY_SLOPE, Hourglass, conv_block, xavier_
 from .landmark_features import GroupLinear
@@ -128,10 +128,11 @@ class DoublingBlock(nn.Module):
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 3, 2)
         xavier_(self.conv)
-        self.norm = BatchNormLeakyReLU(outputs, slope=LEAKY_SLOPE)
+        self.norm = nn.BatchNorm2d(outputs, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         doubled = self.conv(x)[..., : 2 * height, : 2 * width]
-        normal: Tensor = self.norm(doubled.contiguous(memory_format=torch.channels_last))
-        return normal
+        return normalise_activate(
+            self.norm, doubled.contiguous(memory_format=torch.channels_last), LEAKY_SLOPE
+        )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .batch_norm import BatchNormLeakyReLU
+from .batch_norm import NORM_EPS, ConvBlock
 
 LEAKY_SLOPE = 0.2
 
@@ -64,10 +64,10 @@ def conv_block(
     xavier_(conv)
     layers: list[nn.Module] = [conv]
     if norm:
-        layers.append(BatchNormLeakyReLU(outputs, slope=LEAKY_SLOPE if activation else 1.0))
-    elif activation:
+        layers.append(nn.BatchNorm2d(outputs, eps=NORM_EPS))
+    if activation:
         layers.append(nn.LeakyReLU(LEAKY_SLOPE, inplace=True))
-    return nn.Sequential(*layers)
+    return ConvBlock(*layers)
 
 
 def conv_chain(inputs: int, widths: Sequence[int]) -> nn.Sequential:

@@ -3,7 +3,8 @@
 Needs torch and numpy alone. Points are (x, y) in [-1, 1]; widths are in units where half of ``sqrt(H W)`` pixels is
 1; the background is the last channel.
 
-Operators have first and second derivatives in reverse mode, ``torch.vmap``, autocast (to float32) and
+Operators have first and second derivatives in reverse mode, ``torch.vmap``, autocast (to float32, but for
+``batch_norm_leaky_relu``, which it leaves as it is) and
 ``torch.compile(fullgraph=True)``. Forward-mode derivatives and ``torch.func.grad`` are not available through torch's
 operator registration: use ``torch.autograd``, or :mod:`lmdis_fast.reference`, which is plain PyTorch.
 """

@@ -1,9 +1,9 @@
 """The way from an operator's public function to its kernel past torch's dispatcher, where nobody listens there.
 
-A call of ``torch.ops`` passes autocast, autograd's and the backend's key, each of which comes back to Python for an
-operator that is registered from Python: some 30 microseconds, and twice that backward. A model with an operator after
-each of its convolutions pays for that. The same formulas as a ``torch.autograd.Function`` cost a quarter of it.
-Whatever changes what a call means (tracing, transforms, modes, tensors of other kinds) takes the registered way.
+A call of ``torch.ops`` passes autocast's, autograd's and the backend's key, each of which comes back to Python for an
+operator that is registered from Python; the same formulas as a ``torch.autograd.Function`` cost much less, which counts
+for a model with an operator after each of its convolutions. Whatever changes what a call means (tracing, transforms,
+modes, tensors of other kinds) takes the registered way.
 """
 
 from __future__ import annotations
@@ -15,15 +15,34 @@ import torch
 from torch import Tensor
 
 Formula = Callable[..., Any]
+#: What torch has to answer for the direct way; a release without one of these gets the registered way.
+QUESTIONS = (
+    "_len_torch_dispatch_stack",
+    "_len_torch_function_stack",
+    "_are_functorch_transforms_active",
+    "_get_tracing_state",
+    "_dispatch_keys",
+)
+CAN_ASK = all(hasattr(torch._C, name) for name in QUESTIONS) and hasattr(
+    torch._C._autograd, "_profiler_enabled"
+)
+_plain_keys: dict[str, int] = {}
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is memory that a kernel may read: no subclass, no fake, no other layout."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and not (tensor.is_meta or tensor.is_nested or tensor.is_neg())
-    )
+    """Whether a tensor is memory that a kernel may read: of torch's own class, with no dispatch key beside its device's.
+
+    So it is no subclass and not fake, sparse, batched, functional, a lazy negative or zero, nor made for inference.
+    """
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta:
+        return False
+    device = tensor.device.type
+    keys = _plain_keys.get(device)
+    if keys is None:
+        with torch.inference_mode(False):
+            keys = torch._C._dispatch_keys(torch.empty(0, device=tensor.device)).raw_repr()
+        _plain_keys[device] = keys
+    return bool(torch._C._dispatch_keys(tensor).raw_repr() == keys)
 
 
 def nobody_listens() -> bool:
@@ -41,6 +60,8 @@ def direct(
     name: str, overload: Any, kernel: Formula, setup_context: Formula, backward: Formula, autocast: bool
 ) -> Formula:
     """A function that runs an operator in either way; ``autocast`` says whether the operator has a rule for it."""
+    if not CAN_ASK:
+        return overload  # type: ignore[no-any-return]
 
     def forward(
         ctx: Any, *args: Any

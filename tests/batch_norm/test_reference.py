@@ -92,9 +92,10 @@ def test_an_outlier_at_the_start_costs_no_digits() -> None:
     assert_near(found.variance, x.double().var((0, 2, 3)))
 
 
-def test_equal_values_become_the_bias() -> None:
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_equal_values_become_the_bias(eps: float) -> None:
     bias, ones = torch.tensor([0.5, -0.5], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    out = batch_norm_leaky_relu(torch.full((2, 2, 4, 4), 7.0).double(), ones, bias, slope=0.2).out
+    out = batch_norm_leaky_relu(torch.full((2, 2, 4, 4), 7.0).double(), ones, bias, eps=eps, slope=0.2).out
     assert_near(out, torch.tensor([0.5, -0.1], dtype=torch.float64).view(1, 2, 1, 1).expand(2, 2, 4, 4))
 
 

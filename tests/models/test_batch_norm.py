@@ -1,0 +1,86 @@
+"""The layer of convolution, batch norm and leaky ReLU against torch's three layers."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from lmdis_fast import backends
+from lmdis_fast.models.hourglass import conv_block
+
+X = torch.randn(3, 4, 9, 7, generator=torch.Generator().manual_seed(1))
+
+
+def plain(block: nn.Sequential) -> nn.Sequential:
+    """A copy that runs its layers one after the other."""
+    return nn.Sequential(*copy.deepcopy(block))
+
+
+@pytest.mark.parametrize("activation", [True, False])
+@pytest.mark.parametrize("momentum", [0.1, None, 0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_trains_like_its_layers(activation: bool, momentum: float | None, dtype: torch.dtype) -> None:
+    block = conv_block(4, 6, activation=activation).to(dtype)
+    assert isinstance(block[1], nn.BatchNorm2d)
+    block[1].momentum = momentum
+    other = plain(block)
+    for step in range(3):
+        x = (X + step).to(dtype)
+        backends._last.clear()
+        ours, theirs = block(x), other(x)
+        fused = backends.takes("cpu", "batch_norm_leaky_relu", (x,))
+        assert (backends.last_backend("batch_norm_leaky_relu") == "cpu") == fused
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        upstream = torch.linspace(-1, 1, ours.numel()).view_as(ours).to(dtype)
+        ours.backward(upstream)
+        theirs.backward(upstream)
+    for (name, a), (_, b) in zip(block.state_dict().items(), other.state_dict().items(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+    for a, b in zip(block.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(block.eval()(X.to(dtype)), other.eval()(X.to(dtype)))
+
+
+def test_keeps_the_activation_where_the_norm_is_replaced() -> None:
+    block = conv_block(4, 6)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(block)).eval()
+    assert type(converted[1]) is nn.SyncBatchNorm
+    assert torch.equal(converted(X), block.eval()(X))
+
+
+def test_hooks_of_the_norm_are_called() -> None:
+    block, seen = conv_block(4, 6), []
+    block[1].register_forward_hook(lambda module, args, output: seen.append(output))
+    block(X)
+    assert len(seen) == 1
+
+
+def test_forward_mode_derivatives_stay() -> None:
+    block = conv_block(4, 6)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(block(forward_ad.make_dual(X, torch.ones_like(X)))).tangent
+    assert tangent is not None and tangent.isfinite().all()
+
+
+def test_refuses_what_torch_refuses() -> None:
+    block = conv_block(4, 6)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        block(X[:1, :, :1, :1])
+    assert block(X[:0]).shape == (0, 6, 9, 7)
+
+
+def test_compiles_to_torch_s_layers() -> None:
+    block = conv_block(4, 6)
+    found: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        found.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    torch.compiler.reset()
+    out = torch.compile(block, backend=backend, fullgraph=True)(X)
+    assert not any("lmdis_fast" in name for name in found)
+    torch.testing.assert_close(out, F.leaky_relu(block[1](block[0](X)), 0.2))
