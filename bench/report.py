@@ -222,10 +222,19 @@ class Report:
             "results": [dataclasses.asdict(r) for r in self.results],
             "training": self.training,
         }
-        (folder / "results.json").write_text(json.dumps(values, indent=1) + "\n")
+        (folder / "results.json").write_text(line_by_line(values))
         (folder / "results.md").write_text(self.markdown())
         if self.results:
             draw(self, folder / "results.png")
+
+
+def line_by_line(values: dict[str, Any]) -> str:
+    """JSON with a line for each entry of a list: one result can be found, and two runs compared."""
+    parts = []
+    for name, value in values.items():
+        entries = ",\n".join(map(json.dumps, value)) if isinstance(value, list) else json.dumps(value)
+        parts.append(f"{json.dumps(name)}: " + (f"[\n{entries}\n]" if isinstance(value, list) else entries))
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def verdict(met: bool) -> str:

@@ -110,8 +110,8 @@ def loss_terms(
 def update(model: LandmarkAutoencoder, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step of the optimiser; returns the gradients' norm. A step that is not finite never reaches the weights."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    # Adam's fused step skips itself where this is 1, with no wait for it.
-    optimizer.found_inf = (~torch.isfinite(loss + norm)).float()  # type: ignore[attr-defined]
+    # As torch's GradScaler sets it: Adam's fused step skips itself where this is 1, with no wait for it.
+    vars(optimizer)["found_inf"] = (~torch.isfinite(loss + norm)).float()
     optimizer.step()
     return norm
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -67,12 +68,9 @@ def test_modes_see_every_call() -> None:
     class Counting(TorchDispatchMode):
         calls = 0
 
-        def __torch_dispatch__(
-            self, func: object, types: object, args: object = (), kwargs: object = None
-        ) -> object:
-            if getattr(func, "namespace", "") == "lmdis_fast":
-                self.calls += 1
-            return func(*args, **(kwargs or {}))  # type: ignore[operator, misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += func.namespace == "lmdis_fast"
+            return func(*args, **(kwargs or {}))
 
     with Counting() as mode:
         heatmap_moments(Z)

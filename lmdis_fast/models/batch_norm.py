@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,14 @@ from .. import backends
 from ..ops import batch_norm_leaky_relu
 
 NORM_EPS = 1e-3
+
+
+def _tangent(x: Tensor) -> Tensor | None:
+    """Of a forward-mode derivative, or None outside one."""
+    unpack: Callable[[Tensor], forward_ad.UnpackedDualTensor] = (
+        forward_ad.unpack_dual
+    )  # torch has not typed it
+    return unpack(x).tangent
 
 
 def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
@@ -34,7 +44,7 @@ def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
         or x.dim() != 4
         or x.numel() <= x.shape[1]
         or not backends.takes("cpu", "batch_norm_leaky_relu", (x,))
-        or forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+        or _tangent(x) is not None
     ):
         normal: Tensor = norm(x)
         return normal if slope == 1 else F.leaky_relu_(normal, slope)

@@ -14,7 +14,7 @@ from .direct import direct
 
 NAMESPACE = "lmdis_fast"
 #: Has to outlive the operators. A fragment, so that a compiled extension may define the namespace as well.
-LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 #: Every operator's schema by its name; a compiled extension defines the same strings.
 SCHEMAS: dict[str, str] = {}
 
@@ -48,7 +48,7 @@ def register_operator(
     qualified = f"{NAMESPACE}::{name}"
     SCHEMAS[name] = schema
     if not hasattr(torch.ops.lmdis_fast, name):
-        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     backends.register_kernel("reference", name, reference)
 
     def kernel(*args: Any) -> Any:
@@ -58,8 +58,8 @@ def register_operator(
         # In Python the choice is made for CPU tensors too; a program without Python finds the compiled kernel.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel.*")
-            LIBRARY.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+            LIBRARY.impl(name, kernel, "CPU")
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     if backward is None:
         setup_context, backward = _keep_all_arguments, _composed_backward(reference)
