@@ -1,6 +1,7 @@
 // The softmax over channels of a tile of pixels, shared by heatmap_moments and landmark_pool.
 #pragma once
 
+#include "exponential.h"
 #include "tile.h"
 
 namespace lmdis {

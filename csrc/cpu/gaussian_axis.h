@@ -2,10 +2,29 @@
 #pragma once
 
 #include "../gaussian_splat.h"
+#include "exponential.h"
 #include "tile.h"
 
 namespace lmdis {
 namespace LM_ISA {
+
+// While it lives, results too small for full precision become 0: each of them can cost what ten others do, and products
+// of two Gaussians' tails are full of them.
+class FlushTiny {
+#if LM_X86
+ public:
+  FlushTiny() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8000); }
+  ~FlushTiny() { _mm_setcsr(before_); }
+  FlushTiny(const FlushTiny&) = delete;
+
+ private:
+  unsigned before_;
+#else
+ public:
+  FlushTiny() {}
+  ~FlushTiny() {}
+#endif
+};
 
 // step i + shift for the pixels i of a vector, the offsets of a landmark's Gaussian in standard deviations.
 template <class A>

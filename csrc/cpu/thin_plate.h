@@ -5,7 +5,8 @@
 #pragma once
 
 #include "../tps_warp.h"
-#include "vec.h"
+#include "exponential.h"
+#include "storage.h"
 
 namespace lmdis {
 namespace LM_ISA {

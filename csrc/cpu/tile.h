@@ -2,7 +2,7 @@
 #pragma once
 
 #include "maps.h"
-#include "vec.h"
+#include "storage.h"
 
 namespace lmdis {
 namespace LM_ISA {
