@@ -1,0 +1,126 @@
+"""How a kernel is launched: prepared once for each kind of call, then with its tensors alone.
+
+``kernel[grid](...)`` looks at every argument at every call, which costs more Python than a small kernel takes to run.
+Here a call's grid, numbers and constants are worked out once for each set of shapes, strides, dtypes and options and
+kept as a :class:`Launch`; a later call hands the tensors to the compiled kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
+
+#: Tensors are promised to the compiler as aligned to so many bytes, or not: two compiled kernels.
+ALIGNMENT = 16
+
+Plan = TypeVar("Plan")
+_recorded: list[tuple[str, tuple[int, ...]]] | None = None
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors (TRITON_INTERPRET=1 before torch is imported)."""
+    return _INTERPRETING
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[tuple[str, tuple[int, ...]]]]:
+    """Names and grids of the kernels launched within the context, in order. For tests and benchmarks."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
+
+
+def planned(make: Callable[..., Plan]) -> Callable[..., Plan]:
+    """Keep what ``make`` returns for each set of (hashable) arguments; the oldest of 512 goes."""
+    return functools.lru_cache(maxsize=512)(make)
+
+
+def described(tensor: Tensor) -> tuple[Any, ...]:
+    """What a plan depends on: shape, strides, dtype and device."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+class Launch:
+    """One kernel with all but its tensors given.
+
+    Args:
+        kernel: its parameters are tensors, then numbers, then ``tl.constexpr``.
+        grid: number of programs along one to three axes; with none, calls do nothing.
+        numbers: in the order of the kernel's parameters.
+        constants: the ``tl.constexpr`` parameters by name.
+        options: ``num_warps`` and ``num_stages``.
+    """
+
+    __slots__ = ("kernel", "grid", "numbers", "constants", "options", "_all", "_compiled")
+
+    def __init__(
+        self,
+        kernel: Any,
+        grid: Sequence[int],
+        numbers: Sequence[float],
+        constants: Mapping[str, Any],
+        options: Mapping[str, int],
+    ) -> None:
+        self.kernel = kernel
+        self.grid = (*grid, 1, 1)[:3]
+        self.numbers = tuple(numbers)
+        self.constants = dict(constants)
+        self.options = dict(options)
+        names = kernel.arg_names
+        self._all = (*self.numbers, *(self.constants[n] for n in names[len(names) - len(self.constants) :]))
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        if 0 in self.grid:
+            return
+        if _recorded is not None:
+            _recorded.append((self.kernel.__name__, self.grid))
+        if _INTERPRETING:
+            self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
+            return
+        device = tensors[0].device.index  # type: ignore[union-attr]
+        if torch.cuda.current_device() != device:
+            with torch.cuda.device(device):
+                self._launch(device, tensors)
+        else:
+            self._launch(device, tensors)
+
+    def _launch(self, device: int, tensors: tuple[Tensor | None, ...]) -> None:
+        key = (device, *[None if t is None else t.data_ptr() % ALIGNMENT == 0 for t in tensors])
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            self._compiled[key] = self.kernel[self.grid](
+                *tensors, *self.numbers, **self.constants, **self.options
+            )
+            return
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        arguments = (*tensors, *self._all)
+        hooks = triton.knobs.runtime
+        compiled.run(
+            *self.grid,
+            stream,
+            compiled.function,
+            compiled.packed_metadata,
+            compiled.launch_metadata(self.grid, stream, *arguments),
+            hooks.launch_enter_hook,
+            hooks.launch_exit_hook,
+            *arguments,
+        )
+
+
+@triton.jit
+def _nothing() -> None:
+    pass
+
+
+_INTERPRETING = isinstance(_nothing, InterpretedFunction)

@@ -1,0 +1,75 @@
+"""Which tile and how many warps a kernel is launched with: one static table, no tuning at run time.
+
+``launch_table.json`` holds for each kernel a list of entries, of which the first that fits is taken. An entry says for
+what it is (``arch`` such as ``sm_90``, and the largest ``channels``, ``pixels`` and ``bytes`` of an element) and what
+to launch (everything else). What an entry does not name fits always. ``python -m bench.tune_launches`` rewrites the
+table on a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import triton
+
+PATH = Path(__file__).with_name("launch_table.json")
+LIMITS = ("channels", "pixels", "bytes")
+TABLE: dict[str, list[dict[str, int | str]]] = json.loads(PATH.read_text())
+_overrides: dict[str, dict[str, int]] = {}
+
+
+@functools.lru_cache(maxsize=16)
+def architecture(device: torch.device) -> str:
+    """``sm_90``, ``gfx942``, or ``cpu`` in the interpreter."""
+    if device.type == "cpu":
+        return "cpu"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return str(properties.gcnArchName).split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def configuration(kernel: str, arch: str, channels: int, pixels: int, bytes: int) -> dict[str, int]:
+    """What to launch ``kernel`` with for so many channels and pixels, and bytes of an element.
+
+    Raises:
+        LookupError: where the table has nothing that fits.
+    """
+    if kernel in _overrides:
+        return dict(_overrides[kernel])
+    asked = {"channels": channels, "pixels": pixels, "bytes": bytes}
+    for entry in TABLE[kernel]:
+        if entry.get("arch", arch) == arch and all(asked[k] <= int(entry.get(k, asked[k])) for k in LIMITS):
+            return {k: int(v) for k, v in entry.items() if k != "arch" and k not in LIMITS}
+    raise LookupError(f"launch_table.json has no entry of {kernel} for {arch}, {asked}")
+
+
+@contextlib.contextmanager
+def overridden(kernel: str, **launch: int) -> Iterator[None]:
+    """Within the context ``kernel`` is launched so whatever the table says. For tests and tuning."""
+    before = _overrides.get(kernel)
+    _overrides[kernel] = launch
+    try:
+        yield
+    finally:
+        if before is None:
+            del _overrides[kernel]
+        else:
+            _overrides[kernel] = before
+
+
+def overrides() -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
+    """What is overridden now, as part of a plan's key."""
+    return tuple((k, tuple(v.items())) for k, v in _overrides.items()) if _overrides else ()
+
+
+def columns(width: int, tile: int) -> int:
+    """Columns of a tile of ``tile`` pixels: the power of 2 that wastes least of ``width``, the largest of equals."""
+    largest = min(tile, 128, triton.next_power_of_2(width))
+    choices = [largest >> i for i in range(4) if largest >> i >= min(largest, 16)]
+    return min(choices, key=lambda b: (-(-width // b) * b, -b))

@@ -1,0 +1,34 @@
+"""Softmax terms that several rooms share, in powers of two: logits come multiplied by ``log2(e) / temperature``."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def finite_peak(peak):
+    """What to take away before ``exp2``: 0 in place of the ``-inf`` of terms that are all masked."""
+    return tl.where(peak == float("-inf"), 0.0, peak)
+
+
+@triton.jit
+def inverse_total(total):
+    """``1 / total``, 0 where all terms are masked. NaN stays."""
+    return tl.where(total == 0.0, 0.0, 1.0 / tl.where(total == 0.0, 1.0, total))
+
+
+@triton.jit
+def across_channels(z):
+    """Softmax of a tile ``[channels, pixels]`` at each pixel; zero where all channels are masked."""
+    weights = tl.exp2(z - finite_peak(tl.max(z, 0))[None, :])
+    return weights * inverse_total(tl.sum(weights, 0))[None, :]
+
+
+@triton.jit
+def running(peak, total, z):
+    """Peak and total at each pixel with one more chunk of channels, and the factor for older sums."""
+    higher = tl.maximum(peak, tl.max(z, 0))
+    safe = finite_peak(higher)
+    fade = tl.exp2(peak - safe)
+    return higher, total * fade + tl.sum(tl.exp2(z - safe[None, :]), 0), fade
