@@ -876,7 +876,10 @@ def _axes_launch(
     """Sums along the axes, and their sizes."""
     t = _Tiling("heatmap_moments_axes", shape, dtype, device, False)
     batch, channels, height, width = shape
-    workspace = [(batch, channels, t.tiles_y, width), (batch, channels, t.tiles_x, height)]
+    workspace: list[tuple[int, ...]] = [
+        (batch, channels, t.tiles_y, width),
+        (batch, channels, t.tiles_x, height),
+    ]
     numbers = (*stride, channels, height, width, t.tiles_x, t.tiles)
     return t, workspace, Launch(heatmap_moments_axes, t.grid, numbers, t.constants, t.options)
 

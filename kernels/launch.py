@@ -61,7 +61,7 @@ class Launch:
         options: ``num_warps`` and ``num_stages``.
     """
 
-    __slots__ = ("kernel", "grid", "numbers", "constants", "options", "_all", "_compiled")
+    __slots__ = ("_all", "_compiled", "constants", "grid", "kernel", "numbers", "options")
 
     def __init__(
         self,

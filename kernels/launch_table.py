@@ -72,4 +72,5 @@ def columns(width: int, tile: int) -> int:
     """Columns of a tile of ``tile`` pixels: the power of 2 that wastes least of ``width``, the largest of equals."""
     largest = min(tile, 128, triton.next_power_of_2(width))
     choices = [largest >> i for i in range(4) if largest >> i >= min(largest, 16)]
-    return min(choices, key=lambda b: (-(-width // b) * b, -b))
+    best: int = min(choices, key=lambda b: (-(-width // b) * b, -b))
+    return best
