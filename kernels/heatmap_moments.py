@@ -120,7 +120,7 @@ def heatmap_moments_channels(
                     stride_w,
                     float("-inf"),
                 )
-                peak, total, _ = running(peak, total, others)
+                peak, total, fade = running(peak, total, others)
             q = tl.exp2(z - finite_peak(peak)[None, :]) * inverse_total(total)[None, :]
         else:
             q = across_channels(z)
@@ -256,15 +256,13 @@ def heatmap_moments_finish(
     y = tl.zeros((BLOCK_C,), tl.float64)
     for first in range(0, tiles, BLOCK_T):
         t = first + tl.arange(0, BLOCK_T)
-        _, weight = _fading(partials, n, c, tiles, blocks_c, highest, t, OVER_PIXELS)
+        fade, weight = _fading(partials, n, c, tiles, blocks_c, highest, t, OVER_PIXELS)
         total += tl.sum(weight, 0)
         x += tl.sum(weight * _of_tiles(partials, n, c, tiles, blocks_c, 2, t), 0)
         y += tl.sum(weight * _of_tiles(partials, n, c, tiles, blocks_c, 3, t), 0)
     inverse = inverse_total(total)
-    if OVER_PIXELS:
-        inverse_divisor = inverse  # the weights are made to sum to one
-    else:
-        inverse_divisor = 1.0 / (total + eps)
+    # across pixels the weights are made to sum to one
+    inverse_divisor = inverse if OVER_PIXELS else 1.0 / (total + eps)
     mean_x = x * inverse_divisor
     mean_y = y * inverse_divisor
     xx = tl.zeros((BLOCK_C,), tl.float64)
@@ -316,7 +314,7 @@ def heatmap_moments_axes(
     n = (program // tiles).to(tl.int64)
     tile = program % tiles
     base = logits + n * stride_n
-    column, first, _, _ = _tile(tile, tiles_x, BLOCK_W, ROWS, STEPS)
+    column, first, middle_x, middle_y = _tile(tile, tiles_x, BLOCK_W, ROWS, STEPS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     map_c = (n * channels + c)[:, None]
     across = tile % tiles_x
@@ -457,11 +455,11 @@ def _slopes(
     """Coefficients of ``h(p)``, the derivative by a pixel's probability, in the offset (dx, dy) from the landmark."""
     landmark = c < count
     k = n * count + c
-    x = tl.load(coords + 2 * k, mask=landmark, other=0.0)
-    y = tl.load(coords + 2 * k + 1, mask=landmark, other=0.0)
+    x = tl.load(coords + 2 * k, mask=landmark, other=0.0).to(tl.float32)
+    y = tl.load(coords + 2 * k + 1, mask=landmark, other=0.0).to(tl.float32)
     values: tl.constexpr = 3 if COVARIANCE else 2
-    v_x = tl.load(variance + values * k, mask=landmark, other=0.0)
-    v_y = tl.load(variance + values * k + 1, mask=landmark, other=0.0)
+    v_x = tl.load(variance + values * k, mask=landmark, other=0.0).to(tl.float32)
+    v_y = tl.load(variance + values * k + 1, mask=landmark, other=0.0).to(tl.float32)
     k_n = n * coords_n + c * coords_k
     g_x = _upstream(grad_coords, k_n, landmark)
     g_y = _upstream(grad_coords, k_n + coords_j, landmark)
@@ -470,7 +468,7 @@ def _slopes(
     g_yy = _upstream(grad_variance, k_n + variance_j, landmark)
     if COVARIANCE:
         g_xy = _upstream(grad_variance, k_n + 2 * variance_j, landmark)
-        v_xy = tl.load(variance + values * k + 2, mask=landmark, other=0.0)
+        v_xy = tl.load(variance + values * k + 2, mask=landmark, other=0.0).to(tl.float32)
     else:
         g_xy = tl.zeros(landmark.shape, tl.float32)
         v_xy = tl.zeros(landmark.shape, tl.float32)
@@ -478,7 +476,7 @@ def _slopes(
     pull = tl.zeros(landmark.shape, tl.float32)
     level = tl.zeros(landmark.shape, tl.float32)
     if DIVIDED:
-        inverse = 1.0 / (tl.load(mass + k, mask=landmark, other=1.0) + eps)
+        inverse = 1.0 / (tl.load(mass + k, mask=landmark, other=1.0).to(tl.float32) + eps)
         pull = eps * inverse
         level = _upstream(grad_mass, n * mass_n + c * mass_k, landmark)
     square_x = width_x * width_x * g_xx
@@ -569,7 +567,7 @@ def heatmap_moments_backward_map(
     """``dz = q (h - sum q h) / T`` of a tile: one read, one write, nothing summed over the image."""
     program = tl.program_id(0)
     n = (program // tiles).to(tl.int64)
-    column, first, _, _ = _tile(program % tiles, tiles_x, BLOCK_W, ROWS, STEPS)
+    column, first, middle_x, middle_y = _tile(program % tiles, tiles_x, BLOCK_W, ROWS, STEPS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     place_x = half_x * (2 * column - (width - 1)).to(tl.float32)
     base = logits + n * stride_n
@@ -601,7 +599,7 @@ def heatmap_moments_backward_map(
         highest = _highest(partials, n, c, partial_tiles, blocks_c, BLOCK_C, BLOCK_T)
         total = tl.zeros((BLOCK_C,), tl.float64)
         for t in range(0, partial_tiles, BLOCK_T):
-            _, weight = _fading(
+            fade, weight = _fading(
                 partials, n, c, partial_tiles, blocks_c, highest, t + tl.arange(0, BLOCK_T), OVER_PIXELS
             )
             total += tl.sum(weight, 0)
@@ -733,8 +731,8 @@ def heatmap_moments_backward_marginals(
     n = program // channels
     c = program % channels
     landmark = c < count
-    x = tl.load(coords + 2 * (n * count + c), mask=landmark, other=0.0)
-    y = tl.load(coords + 2 * (n * count + c) + 1, mask=landmark, other=0.0)
+    x = tl.load(coords + 2 * (n * count + c), mask=landmark, other=0.0).to(tl.float32)
+    y = tl.load(coords + 2 * (n * count + c) + 1, mask=landmark, other=0.0).to(tl.float32)
     g_x = _upstream(grad_coords, n * coords_n + c * coords_k, landmark)
     g_y = _upstream(grad_coords, n * coords_n + c * coords_k + coords_j, landmark)
     g_xx = _upstream(grad_variance, n * variance_n + c * variance_k, landmark) * width_x * width_x
