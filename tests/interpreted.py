@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -178,25 +177,3 @@ def check_usual_things(case: Case) -> None:
         check_autocast(case)
         check_registrations(case)
         check_compiled(case, "aot_eager")
-
-
-def check_source(room: str) -> None:
-    """What is loaded is converted at once: bf16 arithmetic is wrong in the interpreter and coarse on a GPU."""
-    import ast
-    import inspect
-
-    module: Any = importlib.import_module(f"lmdis_fast.kernels.{room}")
-    tree = ast.parse(inspect.getsource(module))
-    converted = {
-        id(node.func.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to"
-    }
-    loads = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"
-    ]
-    assert loads
-    bare = [node.lineno for node in loads if id(node) not in converted]
-    assert not bare, f"kernels/{room}.py: tl.load without .to() in lines {bare}"

@@ -29,18 +29,29 @@ def heatmap_moments(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]
     """Forward and backward over channels, pixels and marginals."""
     from lmdis_fast.kernels import heatmap_moments as room
 
-    for k in LANDMARKS:
-        for over in ("channels", "pixels", "marginals"):
-            for last in (False, True):
-                options = (over, True, 1.0, False, 1e-6)
-                z = maps(k + 1, dtype, last)
-                saved = floats(BATCH, k, 2), floats(BATCH, k, 2), floats(BATCH, k)
-                layout = "channels_last" if last else "contiguous"
-                yield f"{layout} K={k}", lambda z=z, o=options: room.heatmap_moments(z, *o, False)  # type: ignore[misc]
-                yield (
-                    f"{layout} K={k}",
-                    lambda z=z, o=options, s=saved: room.heatmap_moments_backward(*s, z, *s, *o),  # type: ignore[misc]
-                )
+    for k, over, layout in [
+        *((k, "channels", "contiguous") for k in LANDMARKS),
+        *((k, "channels", "channels_last") for k in LANDMARKS[:2]),
+        *(
+            (10, over, layout)
+            for over in ("pixels", "marginals")
+            for layout in ("contiguous", "channels_last")
+        ),
+    ]:
+        z = maps(k + 1, dtype, layout == "channels_last")
+        options = (over, True, 1.0, False, 1e-6)
+        saved = floats(BATCH, k, 2), floats(BATCH, k, 2), floats(BATCH, k)
+
+        def forward(z: Tensor = z, options: tuple[Any, ...] = options) -> None:
+            room.heatmap_moments(z, *options, False)
+
+        def backward(
+            z: Tensor = z, options: tuple[Any, ...] = options, saved: tuple[Any, ...] = saved
+        ) -> None:
+            room.heatmap_moments_backward(*saved, z, *saved, *options)
+
+        yield f"{layout} K={k}", forward
+        yield f"{layout} K={k}", backward
 
 
 ROOMS = {"heatmap_moments": heatmap_moments}

@@ -79,7 +79,9 @@ WIDE = [
     ("heatmap_moments_channels", "wide_loads"),
     ("heatmap_moments_pixels", "wide_loads"),
     ("heatmap_moments_axes", "wide_loads"),
-    ("heatmap_moments_backward_map", "wide_loads"),
-    ("heatmap_moments_backward_map", "wide_stores"),
+    ("heatmap_moments_backward_channels", "wide_loads"),
+    ("heatmap_moments_backward_channels", "wide_stores"),
+    ("heatmap_moments_backward_pixels", "wide_loads"),
+    ("heatmap_moments_backward_pixels", "wide_stores"),
     ("heatmap_moments_backward_marginals", "wide_stores"),
 ]

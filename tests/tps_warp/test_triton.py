@@ -5,7 +5,7 @@ from hypothesis import given
 
 from ..agreement import Arrangement
 from ..cases import Case, cases_of
-from ..interpreted import arrangements, check_interpreted, check_source, check_stages, check_usual_things, few
+from ..interpreted import arrangements, check_interpreted, check_stages, check_usual_things, few
 
 CASES = cases_of("tps_warp")
 
@@ -25,7 +25,3 @@ def test_one_tile_and_many(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_registered_like_any_backend(case: Case) -> None:
     check_usual_things(case)
-
-
-def test_loads_are_converted_at_once() -> None:
-    check_source("tps_warp")
