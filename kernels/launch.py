@@ -124,11 +124,11 @@ class Launch:
             self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
             return
         device = next(t.device.index for t in tensors if t is not None)
-        if torch.cuda.current_device() != device:
+        if current_device() == device:
+            self._launch(device, tensors)
+        else:
             with torch.cuda.device(device):
                 self._launch(device, tensors)
-        else:
-            self._launch(device, tensors)
 
     def _launch(self, device: int, tensors: tuple[Tensor | None, ...]) -> None:
         key = (device, *[None if t is None else t.data_ptr() % ALIGNMENT == 0 for t in tensors])
@@ -138,7 +138,7 @@ class Launch:
                 *tensors, *self.numbers, **self.constants, **self.options
             )
             return
-        stream = torch._C._cuda_getCurrentRawStream(device)
+        stream = current_stream(device)
         arguments = (*tensors, *self._all)
         hooks = triton.knobs.runtime
         compiled.run(
@@ -151,6 +151,16 @@ class Launch:
             hooks.launch_exit_hook,
             *arguments,
         )
+
+
+def current_device() -> int:
+    """Of the calling thread. A launch goes to the current device, whatever its tensors are on."""
+    return torch._C._cuda_getDevice()
+
+
+def current_stream(device: int) -> int:
+    """The handle of torch's current stream."""
+    return torch._C._cuda_getCurrentRawStream(device)
 
 
 @triton.jit

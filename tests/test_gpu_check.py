@@ -1,0 +1,170 @@
+"""`bench/gpu_check.py` without a GPU: its time limit with a clock of the test's own, its stages on interpreted kernels."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import gpu_check, gpu_stages
+from bench.gpu_budget import Budget, Outcome, Stage, run_stages
+from bench.sizes import Sizes
+from lmdis_fast import backends
+
+needs_triton = pytest.mark.skipif(
+    backends.why_not("triton", "heatmap_moments") is not None, reason="Triton's interpreter is not on"
+)
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def stage(self, name: str, takes: float, least: float = 0.0, most: float = 1e9) -> Stage:
+        """A stage that takes so many seconds, or as many as it is given."""
+
+        def run(budget: Budget) -> str:
+            given = budget.left
+            self.now += min(takes, given)
+            return f"{given:.0f} s"
+
+        return Stage(name, least, most, run)
+
+
+def test_what_does_not_fit_is_left_out_and_the_rest_is_done() -> None:
+    clock = Clock()
+    names: list[list[str]] = []
+    plan = [
+        clock.stage("first", takes=50),
+        clock.stage("long", takes=90, least=60),
+        clock.stage("short", takes=20, least=10, most=30),
+        clock.stage("last", takes=99),
+    ]
+    budget = Budget(100, clock)
+    found = run_stages(plan, budget, lambda outcomes: names.append([o.name for o in outcomes]))
+    assert [(o.name, o.state, o.seconds) for o in found] == [
+        ("first", "done", 50),
+        ("long", "left out", 0),
+        ("short", "done", 20),
+        ("last", "done", 30),
+    ]
+    assert found[1].why == "50 s left, 60 s needed"
+    assert [o.found for o in found] == ["100 s", None, "30 s", "30 s"]
+    assert len(names) == 4 and names[-1] == ["first", "long", "short", "last"]
+    assert budget.left == 0
+
+
+def test_failed_stage_is_reported_and_the_next_one_runs() -> None:
+    clock = Clock()
+
+    def broken(budget: Budget) -> None:
+        raise gpu_stages.Wrong("heatmap_moments: 3 is not 4")
+
+    found = run_stages(
+        [Stage("broken", 0, 10, broken), clock.stage("next", takes=1)], Budget(9, clock), lambda _: None
+    )
+    assert [o.state for o in found] == ["failed", "done"]
+    assert found[0].why == "Wrong: heatmap_moments: 3 is not 4" and "Traceback" in found[0].found
+    text = gpu_check.markdown(found)
+    assert "| broken | failed |" in text and "3 is not 4" in text
+
+
+def test_files_hold_what_was_found(tmp_path: Path) -> None:
+    outcomes = [
+        Outcome("Machine", "done", 1.0, found={"gpu": "NVIDIA H100"}),
+        Outcome("Timings", "done", 2.0, found=[{"operator": "a", "us": 3.0}, {"operator": "b", "x": 0.0012}]),
+        Outcome("Races", "left out", why="1 s left, 30 s needed"),
+    ]
+    gpu_check.save(tmp_path / "new", outcomes)
+    text = (tmp_path / "new" / "gpu_check.md").read_text()
+    assert "| gpu | NVIDIA H100 |" in text and "| b | 0.0012 |" in text and "left out: 1 s left" in text
+    stored = json.loads((tmp_path / "new" / "gpu_check.json").read_text())
+    assert [o["name"] for o in stored] == ["Machine", "Timings", "Races"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["gpu_check.json", "gpu_check.md"]
+
+
+def test_all_stages_fit_into_the_limit() -> None:
+    assert sum(stage.least for stage in gpu_check.stages("cuda")) <= 8 * 60
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_says_what_is_missing() -> None:
+    program = Path(gpu_check.__file__)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("gpu_check: torch sees no GPU: run this where")
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert gpu_check.version_of("2.11.0+cu130") >= gpu_check.LEAST_TORCH > gpu_check.version_of("2.9.1")
+
+
+@needs_triton
+def test_parity_on_interpreted_kernels() -> None:
+    rows = gpu_stages.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
+    operators = {row["operator"].split()[0] for row in rows}
+    assert {"heatmap_moments", "landmark_pool", "splat_landmarks", "tps_warp"} <= operators
+    assert all(row["cases"] == 2 and row["worst"] < 1e-4 for row in rows)
+
+
+@needs_triton
+def test_parity_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, why_not = backends._kernels["triton"]["heatmap_moments"]
+
+    def wrong(*args: Any) -> Any:
+        coords, *rest = right(*args)
+        return coords * 1.01, *rest
+
+    monkeypatch.setitem(backends._kernels["triton"], "heatmap_moments", (wrong, why_not))
+    with pytest.raises(gpu_stages.Wrong, match="triton heatmap_moments channels K=3"):
+        gpu_stages.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
+
+
+def test_parity_stops_when_time_is_up() -> None:
+    rows = gpu_stages.parity("cpu", Budget(0))
+    assert [row["operator"] for row in rows] == ["time was up: the other sizes were not checked"]
+
+
+@needs_triton
+def test_repetitions_and_launches_on_interpreted_kernels() -> None:
+    rows = gpu_stages.repeatable("cpu", Budget(600), times=1, size=(9, 16))
+    assert len(rows) >= 10 and all(row["repetitions"] == 1 for row in rows)
+    for row in gpu_stages.launches("cpu", Budget(600), size=(9, 16), samples=1):
+        assert 1 <= row["forward"] <= 2 and row["both"] - row["forward"] <= 2, row
+
+
+@needs_triton
+def test_timings_with_a_timer_of_the_tests_own() -> None:
+    seen: list[int] = []
+
+    def timer_of(device: str) -> Any:
+        def timer(runs: gpu_stages.Runs, seconds: float) -> gpu_stages.Samples:
+            seen.append(len(runs))
+            for run in runs:
+                run()
+            return [[1e-3 * (i + 1)] * 3 for i in range(len(runs))]
+
+        return timer
+
+    sizes = Sizes(batch=1, landmarks=(2,), pixels=(16,), dtypes=(torch.float32,), extras=False)
+    rows = gpu_stages.timings("cpu", Budget(600), sizes=sizes, timer_of=timer_of)
+    assert rows[0] == {"operator": "copy of 256 MB", "GB/s": 537, "of": 537}
+    first = rows[1]
+    assert first["operator"] == "heatmap_moments" and first["phase"] == "forward"
+    assert first["triton, us"] == 1000.0 and first["softmax, product, us"] == 2000.0
+    assert first["triton, of memory's speed"] == "0%"
+    assert {row["operator"] for row in rows[1:]} >= {"landmark_pool", "splat_landmarks", "tps_warp"}
+    assert seen[0] == 1 and min(seen[1:]) > 1
+
+
+def test_known_cards_are_held_to_their_data_sheet() -> None:
+    assert gpu_stages.bandwidth_of("NVIDIA H100 80GB HBM3", 1.0) == 3.35e12
+    assert gpu_stages.bandwidth_of("some other card", 2.5e11) == 2.5e11
