@@ -8,6 +8,7 @@ kept as a :class:`Launch`; a later call hands the tensors to the compiled kernel
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -17,11 +18,28 @@ import triton
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from . import launch_table
+
 #: Tensors are promised to the compiler as aligned to so many bytes, or not: two compiled kernels.
 ALIGNMENT = 16
 
 Plan = TypeVar("Plan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """A launch as the compiler sees it: what to compile ahead of time."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    tensors: tuple[torch.dtype | None, ...]
+    numbers: tuple[float, ...]
+    constants: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, int], ...]
+
+
 _recorded: list[tuple[str, tuple[int, ...]]] | None = None
+_captured: list[Captured] | None = None
 
 
 def interpreting() -> bool:
@@ -38,6 +56,18 @@ def recorded() -> Iterator[list[tuple[str, tuple[int, ...]]]]:
         yield _recorded
     finally:
         _recorded = before
+
+
+@contextlib.contextmanager
+def captured(arch: str) -> Iterator[list[Captured]]:
+    """Launches of calls within the context, which then compute nothing: on tensors of device ``meta``, as on ``arch``."""
+    global _captured
+    before, _captured = _captured, []
+    try:
+        with launch_table.architecture_of_meta(arch):
+            yield _captured
+    finally:
+        _captured = before
 
 
 def planned(make: Callable[..., Plan]) -> Callable[..., Plan]:
@@ -83,12 +113,17 @@ class Launch:
     def __call__(self, *tensors: Tensor | None) -> None:
         if 0 in self.grid:
             return
+        if _captured is not None:
+            dtypes = tuple(None if t is None else t.dtype for t in tensors)
+            constants, options = tuple(self.constants.items()), tuple(self.options.items())
+            _captured.append(Captured(self.kernel, self.grid, dtypes, self.numbers, constants, options))
+            return
         if _recorded is not None:
             _recorded.append((self.kernel.__name__, self.grid))
         if _INTERPRETING:
             self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
             return
-        device = tensors[0].device.index  # type: ignore[union-attr]
+        device = next(t.device.index for t in tensors if t is not None)
         if torch.cuda.current_device() != device:
             with torch.cuda.device(device):
                 self._launch(device, tensors)

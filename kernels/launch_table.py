@@ -21,13 +21,18 @@ PATH = Path(__file__).with_name("launch_table.json")
 LIMITS = ("channels", "pixels", "bytes")
 TABLE: dict[str, list[dict[str, int | str]]] = json.loads(PATH.read_text())
 _overrides: dict[str, dict[str, int]] = {}
+_arch_of_meta: str | None = None
+
+
+def architecture(device: torch.device) -> str:
+    """``sm_90``, ``gfx942``, or ``cpu`` in the interpreter."""
+    if device.type == "meta" and _arch_of_meta is not None:
+        return _arch_of_meta
+    return device.type if device.type in ("cpu", "meta") else _architecture_of_gpu(device)
 
 
 @functools.lru_cache(maxsize=16)
-def architecture(device: torch.device) -> str:
-    """``sm_90``, ``gfx942``, or ``cpu`` in the interpreter."""
-    if device.type == "cpu":
-        return "cpu"
+def _architecture_of_gpu(device: torch.device) -> str:
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip is not None:
         return str(properties.gcnArchName).split(":")[0]
@@ -50,6 +55,17 @@ def configuration(kernel: str, arch: str, channels: int, pixels: int, bytes: int
 
 
 @contextlib.contextmanager
+def architecture_of_meta(arch: str) -> Iterator[None]:
+    """Within the context tensors without memory count as being on ``arch``, to see what would be launched there."""
+    global _arch_of_meta
+    before, _arch_of_meta = _arch_of_meta, arch
+    try:
+        yield
+    finally:
+        _arch_of_meta = before
+
+
+@contextlib.contextmanager
 def overridden(kernel: str, **launch: int) -> Iterator[None]:
     """Within the context ``kernel`` is launched so whatever the table says. For tests and tuning."""
     before = _overrides.get(kernel)
@@ -63,9 +79,11 @@ def overridden(kernel: str, **launch: int) -> Iterator[None]:
             _overrides[kernel] = before
 
 
-def overrides() -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
+def overrides() -> tuple[object, ...]:
     """What is overridden now, as part of a plan's key."""
-    return tuple((k, tuple(v.items())) for k, v in _overrides.items()) if _overrides else ()
+    if not _overrides and _arch_of_meta is None:
+        return ()
+    return (_arch_of_meta, *((k, tuple(v.items())) for k, v in _overrides.items()))
 
 
 def columns(width: int, tile: int) -> int:

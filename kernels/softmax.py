@@ -1,4 +1,7 @@
-"""Softmax terms that several rooms share, in powers of two: logits come multiplied by ``log2(e) / temperature``."""
+"""Softmax terms that several rooms share, in powers of two: logits come multiplied by ``log2(e) / temperature``.
+
+Channels are the first axis of a tile, whatever the others are.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ def inverse_total(total):
 
 @triton.jit
 def across_channels(z):
-    """Softmax of a tile ``[channels, pixels]`` at each pixel; zero where all channels are masked."""
-    weights = tl.exp2(z - finite_peak(tl.max(z, 0))[None, :])
-    return weights * inverse_total(tl.sum(weights, 0))[None, :]
+    """Softmax of a tile at each pixel; zero where all channels are masked."""
+    weights = tl.exp2(z - tl.expand_dims(finite_peak(tl.max(z, 0)), 0))
+    return weights * tl.expand_dims(inverse_total(tl.sum(weights, 0)), 0)
 
 
 @triton.jit
@@ -31,4 +34,4 @@ def running(peak, total, z):
     higher = tl.maximum(peak, tl.max(z, 0))
     safe = finite_peak(higher)
     fade = tl.exp2(peak - safe)
-    return higher, total * fade + tl.sum(tl.exp2(z - safe[None, :]), 0), fade
+    return higher, total * fade + tl.sum(tl.exp2(z - tl.expand_dims(safe, 0)), 0), fade

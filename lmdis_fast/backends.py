@@ -9,8 +9,8 @@ triton      ``lmdis_fast.kernels``   any GPU that Triton supports
 cuda        compiled extension       NVIDIA GPUs
 =========== ======================== =====================================================================
 
-Left alone, every call takes the first backend of ``cuda, triton, cpu, reference`` that can run it. A backend asked
-for by name, through :func:`use_backend` or the environment variable ``LMDIS_FAST_BACKEND``, either runs or raises;
+Left alone, a call on CPU tensors takes the first backend of ``cpu, reference`` that can run it, and any other call the
+first of ``cuda, triton, reference``. A backend asked for by name, through :func:`use_backend` or the environment variable ``LMDIS_FAST_BACKEND``, either runs or raises;
 it never falls back. The variable is read once, when this module is imported, so that a call costs no look-up.
 
 The choice is made inside the registered operators, out of sight of ``torch.compile``, each time one runs. It holds
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-PREFERENCE = ("cuda", "triton", "cpu", "reference")
+#: Triton's interpreter takes CPU tensors as well, but only when it is asked for.
+PREFERENCE = {"cpu": ("cpu", "reference"), "gpu": ("cuda", "triton", "reference")}
 
 Kernel = Callable[..., Any]
 #: Says why a kernel cannot take these arguments, or None where it can.
@@ -52,11 +54,24 @@ def _load_compiled() -> str | None:
     return None
 
 
+def _triton_interprets() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _look_for_triton() -> str | None:
+    """Why no Triton kernel can run, or None where they can. Imports nothing: Triton is imported when a kernel is."""
+    if importlib.util.find_spec("triton") is None:
+        return "not installed: the package triton is missing (pip install triton; for Linux alone)"
+    if not _triton_interprets() and torch.cuda.device_count() == 0:
+        return "not usable: torch sees no GPU (for tests TRITON_INTERPRET=1 runs the kernels on CPU tensors)"
+    return None
+
+
 #: Why a backend cannot run anything at all, or None where it can.
 UNAVAILABLE: dict[str, str | None] = {
     "reference": None,
     "cpu": _load_compiled(),
-    "triton": "not built: this installation has no Triton kernels",
+    "triton": _look_for_triton(),
     "cuda": "not built: this installation has no compiled CUDA extension",
 }
 
@@ -97,6 +112,32 @@ def register_compiled(op: str) -> bool:
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     register_kernel("cpu", op, lambda *args: compiled.call_boxed(keys, *args), _not_on_cpu)
     return True
+
+
+def register_triton(op: str, room: str) -> bool:
+    """Take the function ``op`` of ``lmdis_fast.kernels.<room>``, if there is that room, as backend ``triton``."""
+    module = f"{__package__}.kernels.{room}"
+    if UNAVAILABLE["triton"] is not None or importlib.util.find_spec(module) is None:
+        return False
+
+    def kernel(*args: Any) -> Any:
+        found = getattr(importlib.import_module(module), op)
+        _kernels["triton"][op] = (found, _not_for_triton)  # without this detour from now on
+        return found(*args)
+
+    register_kernel("triton", op, kernel, _not_for_triton)
+    return True
+
+
+def _not_for_triton(args: Sequence[Any]) -> str | None:
+    wanted = "cpu" if _triton_interprets() else "cuda"
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if arg.device.type != wanted:
+                return f"takes {wanted} tensors, got tensors on {arg.device}"
+            if arg.dtype == torch.float64:
+                return "takes float32, bfloat16 and float16 tensors, got torch.float64"
+    return None
 
 
 def _not_on_cpu(args: Sequence[Any]) -> str | None:
@@ -166,7 +207,9 @@ def run(op: str, args: Sequence[Any]) -> Any:
     if backend is not None:
         can_run(backend, op, args, raise_error=True)
     else:
-        backend = next(name for name in PREFERENCE if why_not(name, op, args) is None)
+        place = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        names = PREFERENCE["cpu" if place == "cpu" else "gpu"]
+        backend = next(name for name in names if why_not(name, op, args) is None)
         if backend == "reference":
             _say_once(args)
     _last[op] = backend
@@ -174,13 +217,16 @@ def run(op: str, args: Sequence[Any]) -> Any:
 
 
 def _say_once(args: Sequence[Any]) -> None:
-    """The first time that CPU tensors run on plain PyTorch unasked: why, and what to do."""
+    """The first time that tensors run on plain PyTorch for want of a faster backend: why, and what to do."""
     global _said
-    if not _said and UNAVAILABLE["cpu"] is not None and _not_on_cpu(args) is None:
+    on_cpu = _not_on_cpu(args) is None
+    reason = UNAVAILABLE["cpu" if on_cpu else "triton"]
+    if not _said and reason is not None:
         _said = True
+        name, remedy = ("compiled CPU", "g++ and reinstall") if on_cpu else ("Triton", "triton")
         warnings.warn(
-            f"lmdis_fast: the operators run on plain PyTorch, which is slower; the compiled CPU backend is "
-            f"{UNAVAILABLE['cpu']}. Install g++ and reinstall to have it, or set LMDIS_FAST_BACKEND=reference.",
+            f"lmdis_fast: the operators run on plain PyTorch, which is slower; the {name} backend is "
+            f"{reason}. Install {remedy} to have it, or set LMDIS_FAST_BACKEND=reference.",
             stacklevel=2,
         )
 

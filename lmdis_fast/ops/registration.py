@@ -50,6 +50,7 @@ def register_operator(
     if not hasattr(torch.ops.lmdis_fast, name):
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     backends.register_kernel("reference", name, reference)
+    backends.register_triton(name, reference.__module__.rpartition(".")[2])
 
     def kernel(*args: Any) -> Any:
         return backends.run(name, args)
