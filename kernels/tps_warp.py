@@ -573,8 +573,8 @@ def tps_warp_backward_finish(
         for t in range(begin, end, BLOCK_T):
             rows = t + tl.arange(0, BLOCK_T)
             mask = (rows < end)[:, None] & (v < v_end)[None, :]
-            part = tl.load(partials + rows[:, None] * values + v[None, :], mask=mask, other=0.0)
-            total += tl.sum(part.to(tl.float64), 0)
+            pointers = partials + rows[:, None] * values + v[None, :]
+            total += tl.sum(tl.load(pointers, mask=mask, other=0.0).to(tl.float64), 0)
         v = tl.where(v < v_end, v, values)
         _store_part(of_weights, n * 2 * points, total, v, 0, 2 * points)
         _store_part(of_affine, n * 6, total, v, 2 * points, 6)
@@ -582,12 +582,12 @@ def tps_warp_backward_finish(
         _store_part(of_centers, n * 2 * points, total, v, values - 2 * points, 2 * points)
     if sums is not None and program >= programs_of_sums:
         i = (program - programs_of_sums) * TILE + tl.arange(0, TILE)
-        found = tl.load(sums + i, mask=i < pixels, other=0)
         if largest is not None:
+            found = tl.load(sums + i, mask=i < pixels, other=0).to(tl.int64)
             value = found.to(tl.float64) * _unit(largest, most)
             value = tl.where(found >= NOT_A_NUMBER // 2, float("nan"), value).to(tl.float32)
         else:
-            value = found.to(tl.float32)
+            value = tl.load(sums + i, mask=i < pixels, other=0.0).to(tl.float32)
         tl.store(of_image + i, value.to(of_image.dtype.element_ty), mask=i < pixels)
 
 
