@@ -23,6 +23,8 @@ PUBLIC = [name for names in ROOMS.values() for name in names]
 OPERATORS = [op for name in PUBLIC for op in (name, name + "_backward")]
 #: Operators that autocast leaves alone; it has all others compute in float32.
 NO_AUTOCAST = {"batch_norm_leaky_relu", "batch_norm_leaky_relu_backward"}
+#: Rooms with Triton kernels: batch_norm is a layer of networks, for which torch has its own on a GPU.
+TRITON = [room for room in ROOMS if room != "batch_norm"]
 TEST_FILES = ["reference", "gradients", "opcheck", "compile", "errors", "backends"]
 
 
@@ -36,6 +38,15 @@ def test_room_is_complete(room: str) -> None:
     module = importlib.import_module(f"lmdis_fast.reference.{room}")
     for name in ROOMS[room]:
         assert callable(getattr(lmdis_fast.ops, name))
+        assert callable(getattr(module, name)) and callable(getattr(module, name + "_backward"))
+
+
+@pytest.mark.parametrize("room", TRITON)
+def test_room_has_triton_kernels(room: str) -> None:
+    pytest.importorskip("triton")
+    assert (Path(__file__).parent / room / "test_triton.py").is_file()
+    module = importlib.import_module(f"lmdis_fast.kernels.{room}")
+    for name in ROOMS[room]:
         assert callable(getattr(module, name)) and callable(getattr(module, name + "_backward"))
 
 
