@@ -89,6 +89,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         parts += ["", f"## {outcome.name}", ""]
         if outcome.state != "done":
             parts.append(f"{outcome.state}: {outcome.why}")
+        if isinstance(outcome.found, str):
+            parts += ["", "```", outcome.found.strip(), "```"]
         elif isinstance(outcome.found, dict):
             parts.append(table([{"what": k, "is": v} for k, v in outcome.found.items()]))
         elif outcome.found:

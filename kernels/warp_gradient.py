@@ -329,10 +329,10 @@ def tps_warp_backward_finish(
         _store_part(of_centers, n * 2 * points, total, v, values - 2 * points, 2 * points)
     if sums is not None and program >= programs_of_sums:
         i = (program - programs_of_sums) * TILE + tl.arange(0, TILE)
-        found = tl.load(sums + i, mask=i < pixels, other=0).to(sums.dtype.element_ty)
         if largest is not None:
+            found = tl.load(sums + i, mask=i < pixels, other=0).to(tl.int64)
             value = found.to(tl.float64) * _unit(largest, most)
             value = tl.where(found >= NOT_A_NUMBER // 2, float("nan"), value).to(tl.float32)
         else:
-            value = found.to(tl.float32)
+            value = tl.load(sums + i, mask=i < pixels, other=0.0).to(tl.float32)
         tl.store(of_image + i, value.to(of_image.dtype.element_ty), mask=i < pixels)

@@ -164,16 +164,26 @@ def check_stages(case: Case) -> None:
         assert many >= tiles * shape.batch and many > one, programs
 
 
-def check_usual_things(case: Case) -> None:
-    """Nothing uninitialised comes out, autocast, opcheck, and one graph under torch.compile."""
+def check_poison(case: Case) -> None:
+    """Nothing uninitialised comes out: fresh memory is full of NaN."""
     skip_without_triton(case.operator)
-    with backends.use_backend("triton"), guarded():
-        torch.use_deterministic_algorithms(True)
-        try:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with backends.use_backend("triton"), guarded():
             check_deterministic(case)
-        finally:
-            torch.use_deterministic_algorithms(False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def check_registered(case: Case) -> None:
+    """Autocast, opcheck, and one graph under torch.compile."""
+    skip_without_triton(case.operator)
     with backends.use_backend("triton"):
         check_autocast(case)
         check_registrations(case)
         check_compiled(case, "aot_eager")
+
+
+def one_of_each_operator(cases: list[Case]) -> list[Case]:
+    """The first case of each operator, for what does not depend on its options."""
+    return list({case.operator: case for case in reversed(cases)}.values())

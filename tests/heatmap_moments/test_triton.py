@@ -5,7 +5,15 @@ from hypothesis import given
 
 from ..agreement import Arrangement
 from ..cases import Case, cases_of
-from ..interpreted import arrangements, check_interpreted, check_stages, check_usual_things, few
+from ..interpreted import (
+    arrangements,
+    check_interpreted,
+    check_poison,
+    check_registered,
+    check_stages,
+    few,
+    one_of_each_operator,
+)
 
 CASES = cases_of("heatmap_moments")
 
@@ -23,5 +31,10 @@ def test_one_tile_and_many(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_are_all_written_and_repeatable(case: Case) -> None:
+    check_poison(case)
+
+
+@pytest.mark.parametrize("case", one_of_each_operator(CASES), ids=str)
 def test_registered_like_any_backend(case: Case) -> None:
-    check_usual_things(case)
+    check_registered(case)
