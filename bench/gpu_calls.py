@@ -35,10 +35,15 @@ def _splines(batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def calls(
-    device: str, dtype: torch.dtype, landmarks: int, size: tuple[int, int], channels_last: bool
+    device: str,
+    dtype: torch.dtype,
+    landmarks: int,
+    size: tuple[int, int],
+    channels_last: bool,
+    batch: int = 2,
+    features: int = 20,
 ) -> Iterator[Call]:
     """All operators at one size."""
-    batch, features = 2, 20
     logits = laid_out(_random(batch, landmarks + 1, *size, scale=2.0), channels_last)
     maps = laid_out(_random(batch, features, *size), channels_last)
     points, codes = _random(batch, landmarks, 2, scale=0.5), _random(batch, landmarks + 1, features)

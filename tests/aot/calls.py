@@ -54,4 +54,112 @@ def heatmap_moments(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]
         yield f"{layout} K={k}", backward
 
 
-ROOMS = {"heatmap_moments": heatmap_moments}
+def landmark_pool(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Softmax across channels and pixels, and Gaussians; both gradients."""
+    from lmdis_fast.kernels import landmark_pool as room
+
+    for k, s, over, layout in [
+        *((k, 64, "channels", "contiguous") for k in LANDMARKS),
+        (10, 16, "channels", "contiguous"),
+        (10, 64, "channels", "channels_last"),
+        *((10, 64, over, "contiguous") for over in ("pixels", "gaussian")),
+    ]:
+        f, z = (maps(channels, dtype, layout == "channels_last") for channels in (s, k + 1))
+        options = (over, 1.0, 1e-6)
+        pooled, mass = floats(BATCH, k + 1, s), floats(BATCH, k + 1)
+        points, widths, grad = floats(BATCH, k, 2), floats(BATCH, k), floats(BATCH, k, s)
+
+        def forward(f: Tensor = f, z: Tensor = z, options: Any = options) -> None:
+            room.landmark_pool(f, z, *options)
+
+        def backward(
+            f: Tensor = f, z: Tensor = z, options: Any = options, saved: Any = (pooled, mass)
+        ) -> None:
+            room.landmark_pool_backward(*saved, f, z, *saved, *options, True, True)
+
+        def by_gaussians(f: Tensor = f, points: Tensor = points, widths: Tensor = widths) -> None:
+            room.gaussian_pool(f, points, widths, False)
+
+        def by_gaussians_backward(f: Tensor = f, given: Any = (points, widths), grad: Tensor = grad) -> None:
+            room.gaussian_pool_backward(grad, f, *given, False, True, True)
+
+        both = (by_gaussians, by_gaussians_backward) if over == "gaussian" else (forward, backward)
+        for call in both:
+            yield f"{layout} K={k} S={s} {over}", call
+
+
+def gaussian_splat(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Maps alone, of each kind, and with features spread over them; three levels."""
+    from lmdis_fast.kernels import gaussian_splat as room
+
+    size, sigma, gain, floor = (HEIGHT, WIDTH), [0.25, 0.35, 0.5], [1.0] * 3, [0.4] * 3
+    for k in LANDMARKS:
+        points, codes = floats(BATCH, k, 2).to(dtype), floats(BATCH, k + 1, 64).to(dtype)
+        kinds = ("channels", "peak", "sum") if k == LANDMARKS[0] else ("channels",)
+        for kind in kinds:
+            background = floor if kind == "channels" else None
+            channels = k + (background is not None)
+            grad = torch.empty((BATCH, 3, channels, *size), dtype=dtype, device="meta")
+            options = (sigma, gain, background, kind, False)
+
+            def render(points: Tensor = points, options: Any = options) -> None:
+                room.render_gaussians(points, size, *options)
+
+            def render_backward(grad: Tensor = grad, points: Tensor = points, options: Any = options) -> None:
+                room.render_gaussians_backward(grad, points, *options)
+
+            yield f"contiguous K={k} {kind}", render
+            yield f"contiguous K={k} {kind}", render_backward
+        spread = torch.empty((BATCH, 3 * (k + 65), *size), dtype=dtype, device="meta")
+
+        def splat(points: Tensor = points, codes: Tensor = codes) -> None:
+            room.splat_landmarks(points, codes, size, sigma, gain, floor, False)
+
+        def splat_backward(points: Tensor = points, codes: Tensor = codes, grad: Tensor = spread) -> None:
+            room.splat_landmarks_backward(grad, points, codes, sigma, gain, floor, False, True, True)
+
+        yield f"contiguous K={k} S=64", splat
+        yield f"contiguous K={k} S=64", splat_backward
+
+
+def tps_warp(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Images of 3 channels in both layouts, with and without an affine map before, and every gradient."""
+    from lmdis_fast.kernels import tps_warp as room
+
+    size, points = (HEIGHT, WIDTH), 49
+    for layout, before, padding in (
+        ("contiguous", False, "border"),
+        ("contiguous", True, "zeros"),
+        ("channels_last", False, "border"),
+    ):
+        image = maps(3, dtype, layout == "channels_last")
+        spline = (floats(points, 2), floats(BATCH, points, 2), floats(BATCH, 2, 3))
+        maps_ = (*spline, floats(BATCH, 2, 3) if before else None)
+
+        def forward(image: Tensor = image, maps_: Any = maps_, padding: str = padding) -> None:
+            room.tps_warp(image, *maps_, size, padding, False)
+
+        def backward(
+            image: Tensor = image, maps_: Any = maps_, padding: str = padding, need_image: bool = before
+        ) -> None:
+            room.tps_warp_backward(image, image, *maps_, padding, False, need_image, True, need_image)
+
+        def repeatable(image: Tensor = image, maps_: Any = maps_, padding: str = padding) -> None:
+            torch.use_deterministic_algorithms(True)
+            try:
+                room.tps_warp_backward(image, image, *maps_, padding, False, True, True, False)
+            finally:
+                torch.use_deterministic_algorithms(False)
+
+        yield f"{layout} before={before} {padding}", forward
+        yield f"{layout} before={before} {padding}", backward
+        if before:
+            yield f"{layout} repeatable", repeatable
+
+
+ROOMS = {
+    "heatmap_moments": heatmap_moments,
+    "landmark_pool": landmark_pool,
+    "gaussian_splat": gaussian_splat,
+    "tps_warp": tps_warp,
+}

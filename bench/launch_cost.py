@@ -1,0 +1,147 @@
+"""`python -m bench.launch_cost`: Python's share of a call on the Triton backend, measured without a GPU.
+
+A stand-in for Triton's driver compiles kernels as for an H100 and then launches nothing, so that a call costs what its
+Python costs: checks, choice of the backend, results' memory, and the way to the driver. CPU tensors stand in for those
+of a GPU, whose memory torch hands out a little more slowly; `bench/gpu_check.py` measures the same on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import statistics
+import timeit
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from lmdis_fast import backends
+from lmdis_fast.kernels import launch
+
+from .gpu_calls import calls
+from .machine import prepare_memory, this_machine
+
+CALLS, REPEATS = 500, 9
+OPERATORS = {
+    "heatmap_moments": "heatmap_moments",
+    "landmark_pool": "landmark_pool",
+    "gaussian_pool": "landmark_pool",
+    "render_gaussians": "gaussian_splat",
+    "splat_landmarks": "gaussian_splat",
+    "tps_warp": "tps_warp",
+}
+
+
+class _Utilities:
+    """What Triton asks of a driver to load a kernel: a module, a function, registers, spills, threads."""
+
+    def load_binary(self, *_: object) -> tuple[int, int, int, int, int]:
+        return 1, 2, 64, 0, 1024
+
+    def unload_module(self, *_: object) -> None:
+        pass
+
+    def get_device_properties(self, _: int) -> dict[str, int]:
+        return {"max_shared_mem": 232448, "multiprocessor_count": 132, "max_num_regs": 65536, "warpSize": 32}
+
+
+class _Launcher:
+    """Launches nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, *_: object) -> None:
+        pass
+
+
+class _Driver:
+    """Of a GPU that is not there."""
+
+    utils, launcher_cls = _Utilities(), _Launcher
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@contextlib.contextmanager
+def standing_in() -> Iterator[None]:
+    """Within the context operators on CPU tensors take the way of a GPU, whose driver launches nothing.
+
+    Raises:
+        RuntimeError: in Triton's interpreter.
+    """
+    if launch.interpreting():
+        raise RuntimeError("bench.launch_cost: unset TRITON_INTERPRET, under which kernels are not launched")
+    kernels: dict[str, tuple[backends.Kernel, backends.WhyNot | None]] = {}
+    for operator, room in OPERATORS.items():
+        module = importlib.import_module(f"lmdis_fast.kernels.{room}")
+        for name in (operator, operator + "_backward"):
+            kernels[name] = (getattr(module, name), None)
+    kept = backends.UNAVAILABLE["triton"], backends._kernels["triton"]
+    questions = launch.current_device, launch.current_stream
+    triton.runtime.driver.set_active(_Driver())
+    backends.UNAVAILABLE["triton"], backends._kernels["triton"] = None, kernels
+    launch.current_device, launch.current_stream = lambda: None, lambda _: 0  # type: ignore[assignment, return-value]
+    try:
+        with backends.use_backend("triton"):
+            yield
+    finally:
+        backends.UNAVAILABLE["triton"], backends._kernels["triton"] = kept
+        launch.current_device, launch.current_stream = questions
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    """Median of several times of many calls."""
+    return statistics.median(timeit.repeat(call, number=CALLS, repeat=REPEATS)) / CALLS * 1e6
+
+
+def measure() -> list[dict[str, Any]]:
+    """One row an operator: kernels launched, microseconds without and with gradient, and of Triton's own launches."""
+    rows = []
+    with standing_in():
+        for call in calls("cpu", torch.float32, 10, (64, 64), False):
+
+            def forward(call: Any = call) -> None:
+                with torch.no_grad():
+                    call.run(*call.leaves)
+
+            def recording(call: Any = call) -> None:
+                call.run(*call.leaves)
+
+            forward()  # compiles
+            with launch.recorded() as kernels:
+                forward()
+            rows.append(
+                {
+                    "operator": call.name,
+                    "kernels": len(kernels),
+                    "forward, us": round(microseconds(forward), 1),
+                    "with autograd's record, us": round(microseconds(recording), 1),
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.launch_cost", description=__doc__)
+    parser.parse_args()
+    print(f"{this_machine(prepare_memory(True)).describe()}; triton {triton.__version__}\n")
+    rows = measure()
+    print("| " + " | ".join(rows[0]) + " |\n" + "| --- " * len(rows[0]) + "|")
+    for row in rows:
+        print("| " + " | ".join(str(value) for value in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
