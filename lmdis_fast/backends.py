@@ -60,7 +60,11 @@ def _triton_interprets() -> bool:
 
 def _look_for_triton() -> str | None:
     """Why no Triton kernel can run, or None where they can. Imports nothing: Triton is imported when a kernel is."""
-    if importlib.util.find_spec("triton") is None:
+    try:
+        missing = importlib.util.find_spec("triton") is None
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
         return "not installed: the package triton is missing (pip install triton; for Linux alone)"
     if not _triton_interprets() and torch.cuda.device_count() == 0:
         return "not usable: torch sees no GPU (for tests TRITON_INTERPRET=1 runs the kernels on CPU tensors)"
