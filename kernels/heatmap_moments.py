@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from ..reference.lattice import width_scales
-from .launch import Launch, planned
+from .launch import Launch, Plan, planned
 from .launch_table import architecture, configuration, overrides
 from .marginals import heatmap_moments_axes, heatmap_moments_backward_marginals, heatmap_moments_marginals
 from .moments_gradient import heatmap_moments_backward_channels, heatmap_moments_backward_pixels
@@ -48,8 +48,7 @@ def heatmap_moments(
     coords = logits.new_empty((batch, count, 2), dtype=torch.float32)
     variance = logits.new_empty((batch, count, 3 if covariance else 2), dtype=torch.float32)
     mass = logits.new_empty((batch, count), dtype=torch.float32)
-    sums = [logits.new_empty(size, dtype=torch.float32) for size in plan.workspace]
-    assert plan.first is not None
+    sums = plan.sums(logits)
     plan.first(logits, *sums)
     plan.last(*sums, coords, variance, mass)
     return coords, variance, mass
@@ -84,7 +83,7 @@ def heatmap_moments_backward(
     )
     plan = _backward_plan(call, grad.stride(), strides, variance.shape[-1] == 3, eps, overrides())
     coords, variance, mass = (t.contiguous() for t in (coords, variance, mass))
-    sums = [logits.new_empty(size, dtype=torch.float32) for size in plan.workspace]
+    sums = plan.sums(logits)
     if plan.first is not None:
         plan.first(logits, *sums)
     if over == "marginals":
@@ -98,15 +97,6 @@ def heatmap_moments_backward(
 
 #: A tile is so high at most: second moments in float32 lose the square of that.
 MOST_ROWS = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """Launches of one kind of call, and the sizes of what the first leaves for the last."""
-
-    workspace: list[tuple[int, ...]]
-    first: Launch | None
-    last: Launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +175,7 @@ class _Call:
 
 
 @planned
-def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object) -> _Plan:
+def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object) -> Plan:
     batch, channels, height, width = call.shape
     step, widths = call.step, call.widths
     to = step[0] * widths[0], step[1] * widths[1]
@@ -201,7 +191,7 @@ def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object)
         kernel = heatmap_moments_marginals
         numbers = (channels, call.count, height, width, *tiles, *scales, *step, *to)
         last = Launch(kernel, (batch * call.count,), numbers, blocks, call.entry(kernel.__name__))
-        return _Plan(workspace, first, last)
+        return Plan(first, last, workspace)
     if call.over == "pixels":
         t, block_c, first = call.pixels()
         blocks_c = first.grid[1] * block_c
@@ -223,7 +213,7 @@ def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object)
     rest = (call.count, t.tiles, blocks_c, *step, *to, eps)
     options = {"num_warps": entry["num_warps"]}
     last = Launch(kernel, (batch, first.grid[1]), rest, constants, options)
-    return _Plan([(batch * t.tiles, 7, blocks_c)], first, last)
+    return Plan(first, last, [(batch * t.tiles, 7, blocks_c)])
 
 
 @planned
@@ -234,7 +224,7 @@ def _backward_plan(
     covariance: bool,
     eps: float,
     _overrides: object,
-) -> _Plan:
+) -> Plan:
     batch, channels, height, width = call.shape
     step, widths = call.step, call.widths
     half = step[0] / 2, step[1] / 2
@@ -255,7 +245,7 @@ def _backward_plan(
         sizes = channels, call.count, height, width, *tiles
         numbers = (*of_coords, *of_variance, *out_stride, *sizes, *scales, *shares, *half, *widths)
         options = {"num_warps": entry["num_warps"]}
-        return _Plan(workspace, first, Launch(kernel, (batch * channels,), numbers, blocks, options))
+        return Plan(first, Launch(kernel, (batch * channels,), numbers, blocks, options), workspace)
     maps = (*call.stride, *out_stride, channels, call.count, height, width)
     shares = call.scale, 1 / call.temperature
     if call.over == "pixels":
@@ -270,10 +260,10 @@ def _backward_plan(
             "COVARIANCE": covariance,
         }
         last = Launch(kernel, grid, numbers, constants, t.options)
-        return _Plan([(batch * partial.tiles, 7, blocks_c)], first, last)
+        return Plan(first, last, [(batch * partial.tiles, 7, blocks_c)])
     kernel = heatmap_moments_backward_channels
     t, grid, constants = call.tiling(kernel.__name__, channel_block(channels))
     constants |= {"CHUNKED": grid[1] > 1, "COVARIANCE": covariance}
     upstreams = (*of_coords, *of_variance, *of_mass[:2])
     numbers = (*upstreams, *maps, t.tiles_x, t.tiles, *shares, *half, *widths, eps)
-    return _Plan([], None, Launch(kernel, grid, numbers, constants, t.options))
+    return Plan(None, Launch(kernel, grid, numbers, constants, t.options))

@@ -23,7 +23,7 @@ from . import launch_table
 #: Tensors are promised to the compiler as aligned to so many bytes, or not: two compiled kernels.
 ALIGNMENT = 16
 
-Plan = TypeVar("Plan")
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Captured:
     kernel: Any
     grid: tuple[int, ...]
     tensors: tuple[torch.dtype | None, ...]
-    numbers: tuple[float, ...]
+    numbers: tuple[Any, ...]
     constants: tuple[tuple[str, Any], ...]
     options: tuple[tuple[str, int], ...]
 
@@ -70,7 +70,7 @@ def captured(arch: str) -> Iterator[list[Captured]]:
         _captured = before
 
 
-def planned(make: Callable[..., Plan]) -> Callable[..., Plan]:
+def planned(make: Callable[..., Made]) -> Callable[..., Made]:
     """Keep what ``make`` returns for each set of (hashable) arguments; the oldest of 512 goes."""
     return functools.lru_cache(maxsize=512)(make)
 
@@ -86,7 +86,7 @@ class Launch:
     Args:
         kernel: its parameters are tensors, then numbers, then ``tl.constexpr``.
         grid: number of programs along one to three axes; with none, calls do nothing.
-        numbers: in the order of the kernel's parameters.
+        numbers: in the order of the kernel's parameters; a tuple of float is one parameter.
         constants: the ``tl.constexpr`` parameters by name.
         options: ``num_warps`` and ``num_stages``.
     """
@@ -97,7 +97,7 @@ class Launch:
         self,
         kernel: Any,
         grid: Sequence[int],
-        numbers: Sequence[float],
+        numbers: Sequence[Any],
         constants: Mapping[str, Any],
         options: Mapping[str, int],
     ) -> None:
@@ -151,6 +151,26 @@ class Launch:
             hooks.launch_exit_hook,
             *arguments,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Launches of one kind of call, in their order.
+
+    Attributes:
+        first, last: a :class:`Launch`, or None.
+        workspace: sizes of the float32 tensors that the first leaves for the last; None where one is not needed.
+        result: the result's shape, where its inputs do not say it.
+    """
+
+    first: Any
+    last: Any = None
+    workspace: Sequence[tuple[int, ...] | None] = ()
+    result: tuple[int, ...] = ()
+
+    def sums(self, like: Tensor) -> list[Tensor | None]:
+        """Memory for what the first launch leaves for the last."""
+        return [None if s is None else like.new_empty(s, dtype=torch.float32) for s in self.workspace]
 
 
 def current_device() -> int:

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_table import columns
+from .launch_table import architecture, columns, configuration
 
 #: All channels of a pixel are in registers up to so many; beyond, they are taken in chunks of so many.
 MOST_CHANNELS = 64
@@ -72,3 +72,15 @@ class Tiling:
 def channel_block(channels: int, least: int = 1) -> int:
     """Channels that a program takes at a time."""
     return max(min(int(triton.next_power_of_2(channels)), MOST_CHANNELS), least)
+
+
+def finishing(
+    kernel: str, device: torch.device, values: int, parts: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Blocks and options of a kernel that sums so many parts of so many values."""
+    entry = configuration(kernel, architecture(device), values, parts, 4)
+    blocks = {
+        "BLOCK_V": min(entry["BLOCK_V"], triton.next_power_of_2(values)),
+        "BLOCK_T": min(entry["BLOCK_T"], triton.next_power_of_2(parts)),
+    }
+    return blocks, {"num_warps": entry["num_warps"]}

@@ -65,8 +65,10 @@ def specialised(launch: Captured) -> tuple[Any, ...]:
     return launch.tensors, numbers, launch.constants, launch.options
 
 
-def kind_of_number(number: float) -> tuple[str, int]:
-    """Type and specialisation, as Triton's launcher sees them."""
+def kind_of_number(number: Any) -> tuple[Any, int]:
+    """Type and specialisation, as Triton's launcher sees them; a tuple is one of float32."""
+    if isinstance(number, tuple):
+        return ("fp32",) * len(number), 0
     if isinstance(number, float):
         return "fp32", 0
     kind = "i32" if -(2**31) <= number < 2**31 else "i64"
@@ -127,7 +129,7 @@ def resources_of_hsaco(asm: dict[str, Any], arch: str) -> dict[str, int]:
 
     return {
         "registers": value("vgpr_count"),
-        "stack": 4 * value("vgpr_spill_count") + 4 * value("sgpr_spill_count"),
+        "stack": 4 * value("vgpr_spill_count"),  # spilled scalars go to vector registers
         "wide_loads": len(re.findall(r"(?:global|buffer)_load_dwordx4", text)),
         "wide_stores": len(re.findall(r"(?:global|buffer)_store_dwordx4", text)),
     }
