@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..reference.lattice import width_scales
 from .launch import Launch, Plan, planned
-from .launch_table import architecture, configuration, overrides
+from .launch_table import architecture, configuration, options_of, overrides
 from .marginals import heatmap_moments_axes, heatmap_moments_backward_marginals, heatmap_moments_marginals
 from .moments_gradient import heatmap_moments_backward_channels, heatmap_moments_backward_pixels
 from .spatial_moments import heatmap_moments_channels, heatmap_moments_finish, heatmap_moments_pixels
@@ -211,7 +211,7 @@ def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object)
         "COVARIANCE": covariance,
     }
     rest = (call.count, t.tiles, blocks_c, *step, *to, eps)
-    options = {"num_warps": entry["num_warps"]}
+    options = options_of(entry)
     last = Launch(kernel, (batch, first.grid[1]), rest, constants, options)
     return Plan(first, last, [(batch * t.tiles, 7, blocks_c)])
 
@@ -244,7 +244,7 @@ def _backward_plan(
         shares = 1 / (call.temperature * width), 1 / (call.temperature * height)
         sizes = channels, call.count, height, width, *tiles
         numbers = (*of_coords, *of_variance, *out_stride, *sizes, *scales, *shares, *half, *widths)
-        options = {"num_warps": entry["num_warps"]}
+        options = options_of(entry)
         return Plan(first, Launch(kernel, (batch * channels,), numbers, blocks, options), workspace)
     maps = (*call.stride, *out_stride, channels, call.count, height, width)
     shares = call.scale, 1 / call.temperature

@@ -54,6 +54,11 @@ def configuration(kernel: str, arch: str, channels: int, pixels: int, bytes: int
     raise LookupError(f"launch_table.json has no entry of {kernel} for {arch}, {asked}")
 
 
+def options_of(entry: dict[str, int]) -> dict[str, int]:
+    """What of an entry is for the compiler: warps, and registers at most (NVIDIA's, where it would rather spill one)."""
+    return {name: entry[name] for name in ("num_warps", "num_stages", "maxnreg") if name in entry}
+
+
 @contextlib.contextmanager
 def architecture_of_meta(arch: str) -> Iterator[None]:
     """Within the context tensors without memory count as being on ``arch``, to see what would be launched there."""

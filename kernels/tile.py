@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_table import architecture, columns, configuration
+from .launch_table import architecture, columns, configuration, options_of
 
 #: All channels of a pixel are in registers up to so many; beyond, they are taken in chunks of so many.
 MOST_CHANNELS = 64
@@ -66,7 +66,7 @@ class Tiling:
         self.tiles_x = -(-width // self.block_w)
         self.tiles = self.tiles_x * -(-height // (self.rows * self.steps))
         self.constants = {"BLOCK_W": self.block_w, "ROWS": self.rows, "STEPS": self.steps}
-        self.options = {"num_warps": entry["num_warps"]}
+        self.options = options_of(entry)
 
 
 def channel_block(channels: int, least: int = 1) -> int:
@@ -83,4 +83,4 @@ def finishing(
         "BLOCK_V": min(entry["BLOCK_V"], triton.next_power_of_2(values)),
         "BLOCK_T": min(entry["BLOCK_T"], triton.next_power_of_2(parts)),
     }
-    return blocks, {"num_warps": entry["num_warps"]}
+    return blocks, options_of(entry)

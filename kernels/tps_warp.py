@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..reference.tps_warp import memory_format_of
 from .launch import Launch, planned
-from .launch_table import architecture, configuration, overrides
+from .launch_table import architecture, configuration, options_of, overrides
 from .tile import Tiling
 from .warp_gradient import PARTS, tps_warp_backward_finish, tps_warp_backward_largest, tps_warp_backward_map
 from .warp_positions import (
@@ -354,7 +354,7 @@ def _backward_plan(
             "BLOCK_T": min(entry["BLOCK_T"], triton.next_power_of_2(warp.tiles)),
             "TILE": entry["TILE"],
         },
-        {"num_warps": entry["num_warps"]},
+        options_of(entry),
     )
     largest = None
     if ordered:

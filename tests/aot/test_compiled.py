@@ -84,4 +84,9 @@ WIDE = [
     ("heatmap_moments_backward_pixels", "wide_loads"),
     ("heatmap_moments_backward_pixels", "wide_stores"),
     ("heatmap_moments_backward_marginals", "wide_stores"),
+    ("render_gaussians_maps", "wide_stores"),
+    ("render_gaussians_backward_partials", "wide_loads"),
+    ("splat_landmarks_maps", "wide_stores"),
+    ("splat_landmarks_backward_partials", "wide_loads"),
+    ("tps_warp_sample", "wide_stores"),
 ]
