@@ -301,7 +301,50 @@ def _splat_finish(size: Size, launch: Launch) -> Cost:
     return Cost(written, sums + written, sums / FLOAT)
 
 
+def _render(size: Size, launch: Launch) -> Cost:
+    """Maps of all levels, the background's with them, written."""
+    elements = size.pixels * size.levels * size.channels
+    written = size.maps(size.levels * size.channels) + size.batch * size.landmarks * 2 * FLOAT
+    axes = 2 * launch.get("TILE", 128) ** 0.5
+    exps = size.tiles(launch) * launch.get("STEPS", 1) * size.levels * size.landmarks * axes
+    return Cost(written, written, 3.0 * elements, size.pixels * size.levels + exps)
+
+
+def _render_sums(size: Size, launch: Launch) -> float:
+    return float(size.tiles(launch) * size.levels * 2 * size.landmarks * FLOAT)
+
+
+def _render_backward(size: Size, launch: Launch) -> Cost:
+    """The upstream gradient read once."""
+    cost = _render(size, launch)
+    elements = size.pixels * size.levels * size.channels
+    return Cost(cost.least, cost.moved + _render_sums(size, launch), 12.0 * elements, cost.special)
+
+
+def _render_finish(size: Size, launch: Launch) -> Cost:
+    written = size.batch * size.landmarks * 2 * FLOAT
+    sums = _render_sums(size, launch)
+    return Cost(written, sums + written, sums / FLOAT)
+
+
 GAUSSIAN_SPLAT = (
+    Operator(
+        "gaussian_splat",
+        "render_gaussians",
+        "forward",
+        (Kernel("render_gaussians_maps", _render),),
+        ("landmarks",),
+    ),
+    Operator(
+        "gaussian_splat",
+        "render_gaussians",
+        "backward",
+        (
+            Kernel("render_gaussians_backward_partials", _render_backward),
+            Kernel("render_gaussians_backward_finish", _render_finish, "render_gaussians_backward_partials"),
+        ),
+        ("landmarks",),
+    ),
     Operator(
         "gaussian_splat",
         "splat_landmarks",
@@ -350,7 +393,70 @@ def _pool_backward(size: Size, launch: Launch) -> Cost:
     return Cost(all_maps, all_maps, madds, float(size.pixels * (size.channels + 1)))
 
 
+def _landmark_blocks(size: Size, launch: Launch) -> int:
+    """How often gaussian_pool reads the features: once for each block of landmarks."""
+    return -(-size.landmarks // min(launch.get("BLOCK_C", size.landmarks), size.landmarks))
+
+
+def _axis_exps(size: Size, launch: Launch) -> float:
+    """Of every program: a softmax along both axes for each landmark."""
+    return float(size.tiles(launch) * size.landmarks * 2 * size.side)
+
+
+def _gaussian_pool(size: Size, launch: Launch) -> Cost:
+    """A product of weights and features; no logits."""
+    features = size.maps(size.features)
+    sums = size.tiles(launch) * size.landmarks * size.features * FLOAT
+    madds = size.pixels * size.landmarks * (size.features + 1.0)
+    moved = features * _landmark_blocks(size, launch) + sums
+    return Cost(features, moved, madds, _axis_exps(size, launch))
+
+
+def _gaussian_pool_finish(size: Size, launch: Launch) -> Cost:
+    sums = size.tiles(launch) * size.landmarks * size.features * FLOAT
+    written = size.batch * size.landmarks * size.features * FLOAT
+    return Cost(written, sums + written, sums / FLOAT)
+
+
+def _gaussian_pool_backward(size: Size, launch: Launch) -> Cost:
+    """Features read, their gradient written; two products, and three sums a tile and landmark."""
+    both = 2 * size.maps(size.features)
+    sums = size.tiles(launch) * 3 * size.landmarks * FLOAT
+    madds = size.pixels * size.landmarks * (2.0 * size.features + 10)
+    return Cost(both, both + sums, madds, _axis_exps(size, launch))
+
+
+def _gaussian_pool_backward_finish(size: Size, launch: Launch) -> Cost:
+    sums = size.tiles(launch) * 3 * size.landmarks * FLOAT
+    written = size.batch * size.landmarks * 3 * FLOAT
+    return Cost(written, sums + written, sums / FLOAT)
+
+
 LANDMARK_POOL = (
+    Operator(
+        "landmark_pool",
+        "gaussian_pool",
+        "forward",
+        (
+            Kernel("gaussian_pool_partials", _gaussian_pool),
+            Kernel("gaussian_pool_finish", _gaussian_pool_finish, "gaussian_pool_partials"),
+        ),
+        ("landmarks", "features"),
+    ),
+    Operator(
+        "landmark_pool",
+        "gaussian_pool",
+        "backward",
+        (
+            Kernel("gaussian_pool_backward_map", _gaussian_pool_backward),
+            Kernel(
+                "gaussian_pool_backward_finish",
+                _gaussian_pool_backward_finish,
+                "gaussian_pool_backward_map",
+            ),
+        ),
+        ("landmarks", "features"),
+    ),
     Operator(
         "landmark_pool",
         "landmark_pool",

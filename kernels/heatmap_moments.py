@@ -6,9 +6,8 @@ The kernels are in :mod:`.spatial_moments` and :mod:`.moments_gradient` (softmax
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -99,8 +98,7 @@ def heatmap_moments_backward(
 MOST_ROWS = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """What a plan depends on; ``logits`` are described by shape, strides, dtype and device."""
 
     shape: torch.Size
@@ -113,7 +111,7 @@ class _Call:
     align_corners: bool
 
     @property
-    def count(self) -> int:
+    def landmarks(self) -> int:
         """K"""
         return self.shape[1] - int(self.background)
 
@@ -189,8 +187,8 @@ def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object)
             "COVARIANCE": covariance,
         }
         kernel = heatmap_moments_marginals
-        numbers = (channels, call.count, height, width, *tiles, *scales, *step, *to)
-        last = Launch(kernel, (batch * call.count,), numbers, blocks, call.entry(kernel.__name__))
+        numbers = (channels, call.landmarks, height, width, *tiles, *scales, *step, *to)
+        last = Launch(kernel, (batch * call.landmarks,), numbers, blocks, call.entry(kernel.__name__))
         return Plan(first, last, workspace)
     if call.over == "pixels":
         t, block_c, first = call.pixels()
@@ -210,7 +208,7 @@ def _forward_plan(call: _Call, eps: float, covariance: bool, _overrides: object)
         "OVER_PIXELS": call.over == "pixels",
         "COVARIANCE": covariance,
     }
-    rest = (call.count, t.tiles, blocks_c, *step, *to, eps)
+    rest = (call.landmarks, t.tiles, blocks_c, *step, *to, eps)
     options = options_of(entry)
     last = Launch(kernel, (batch, first.grid[1]), rest, constants, options)
     return Plan(first, last, [(batch * t.tiles, 7, blocks_c)])
@@ -242,11 +240,11 @@ def _backward_plan(
         tiles = t.tiles_x, t.tiles // t.tiles_x
         scales = call.scale / height, call.scale / width
         shares = 1 / (call.temperature * width), 1 / (call.temperature * height)
-        sizes = channels, call.count, height, width, *tiles
+        sizes = channels, call.landmarks, height, width, *tiles
         numbers = (*of_coords, *of_variance, *out_stride, *sizes, *scales, *shares, *half, *widths)
         options = options_of(entry)
         return Plan(first, Launch(kernel, (batch * channels,), numbers, blocks, options), workspace)
-    maps = (*call.stride, *out_stride, channels, call.count, height, width)
+    maps = (*call.stride, *out_stride, channels, call.landmarks, height, width)
     shares = call.scale, 1 / call.temperature
     if call.over == "pixels":
         partial, block_c, first = call.pixels()

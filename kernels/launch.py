@@ -22,6 +22,8 @@ from . import launch_table
 
 #: Tensors are promised to the compiler as aligned to so many bytes, or not: two compiled kernels.
 ALIGNMENT = 16
+#: Where profilers of Triton's launches put what they want to be called.
+HOOKS = triton.knobs.runtime
 
 Made = TypeVar("Made")
 
@@ -123,7 +125,8 @@ class Launch:
         if _INTERPRETING:
             self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
             return
-        device = next(t.device.index for t in tensors if t is not None)
+        some = tensors[0] if tensors[0] is not None else next(t for t in tensors if t is not None)
+        device = some.device.index
         if current_device() == device:
             self._launch(device, tensors)
         else:
@@ -131,7 +134,7 @@ class Launch:
                 self._launch(device, tensors)
 
     def _launch(self, device: int, tensors: tuple[Tensor | None, ...]) -> None:
-        key = (device, *[None if t is None else t.data_ptr() % ALIGNMENT == 0 for t in tensors])
+        key = (device, *[t if t is None else (t.dtype, t.data_ptr() % ALIGNMENT == 0) for t in tensors])
         compiled = self._compiled.get(key)
         if compiled is None:
             self._compiled[key] = self.kernel[self.grid](
@@ -140,15 +143,17 @@ class Launch:
             return
         stream = current_stream(device)
         arguments = (*tensors, *self._all)
-        hooks = triton.knobs.runtime
+        metadata = None
+        if HOOKS.launch_enter_hook is not None:  # a profiler's
+            metadata = compiled.launch_metadata(self.grid, stream, *arguments)
         compiled.run(
             *self.grid,
             stream,
             compiled.function,
             compiled.packed_metadata,
-            compiled.launch_metadata(self.grid, stream, *arguments),
-            hooks.launch_enter_hook,
-            hooks.launch_exit_hook,
+            metadata,
+            HOOKS.launch_enter_hook,
+            HOOKS.launch_exit_hook,
             *arguments,
         )
 
