@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import os
 import shutil
 import statistics
 import subprocess
@@ -31,10 +33,14 @@ Samples = list[list[float]]
 Timing = Callable[[Runs, float], Samples]
 #: Odd sizes with tails, a small one, one whose rows are read by 16 bytes; K in registers and in chunks.
 PARITY_SIZES = (((64, 64), 10), ((33, 17), 10), ((48, 80), 30), ((16, 16), 70), ((1, 7), 3))
+#: Size of the stages after parity: the one that it begins with, so that their kernels are compiled by then.
+COMPILED = PARITY_SIZES[0][0]
 #: Error allowed beside twice that of plain PyTorch in the same dtype, relative to the largest value.
 FLOOR = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 L2_BYTES = 256 * 2**20
 """Written between timed calls, so that none finds its input in the cache."""
+WAIT_CYCLES = 2_000_000
+"""About a millisecond."""
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.04e12, "B200": 8.0e12}
 """Bytes a second by the data sheets, for the cards that this program knows."""
 
@@ -98,14 +104,18 @@ def parity(device: str, budget: Budget, sizes: Any = PARITY_SIZES, dtypes: Any =
     """Results and gradients of every operator and backend against the float64 definition; one row an operator."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     wrong: list[str] = []
-    for size, landmarks in sizes:
-        for dtype in dtypes:
-            for channels_last in (False, True):
-                for call in calls(device, dtype, landmarks, size, channels_last):
-                    if budget.left == 0:
-                        return _checked(rows, wrong, "time was up: the other sizes were not checked")
-                    place = f"{call.name} K={landmarks} {size} {dtype} channels_last={channels_last}"
-                    wrong += _compare(device, call, dtype, place, rows)
+    # each size once before any comes again with another dtype or layout: compiling may take all of the time
+    kinds = list(itertools.product(dtypes, (False, True)))
+    turns = [
+        (*sizes[i], *kinds[(i + turn) % len(kinds)]) for turn in range(len(kinds)) for i in range(len(sizes))
+    ]
+    for done, (size, landmarks, dtype, channels_last) in enumerate(turns):
+        for call in calls(device, dtype, landmarks, size, channels_last):
+            if budget.left == 0:
+                note = f"time was up: {done} of {len(turns)} sizes, dtypes and layouts were checked"
+                return _checked(rows, wrong, note)
+            place = f"{call.name} K={landmarks} {size} {dtype} channels_last={channels_last}"
+            wrong += _compare(device, call, dtype, place, rows)
     return _checked(rows, wrong, "")
 
 
@@ -141,7 +151,7 @@ def _checked(rows: dict[Any, dict[str, Any]], wrong: list[str], note: str) -> Ro
     return found
 
 
-def repeatable(device: str, budget: Budget, times: int = 20, size: tuple[int, int] = (48, 80)) -> Rows:
+def repeatable(device: str, budget: Budget, times: int = 20, size: tuple[int, int] = COMPILED) -> Rows:
     """The same bits from every call, image gradients with torch's deterministic algorithms."""
     rows = []
     torch.use_deterministic_algorithms(True)
@@ -165,7 +175,7 @@ def repeatable(device: str, budget: Budget, times: int = 20, size: tuple[int, in
 def graphs(device: str, budget: Budget) -> Rows:
     """Forward passes captured in a CUDA graph and replayed on other numbers."""
     rows: Rows = []
-    for call in calls(device, torch.float32, 10, (48, 80), False):
+    for call in calls(device, torch.float32, 10, COMPILED, False):
         for backend in gpu_backends(device):
             if budget.left == 0:
                 return rows
@@ -186,7 +196,10 @@ def graphs(device: str, budget: Budget) -> Rows:
 
 @dataclass(frozen=True)
 class Timer:
-    """Times calls on a GPU with events; ``cold`` writes over the second cache before each."""
+    """Times calls on a GPU with events; ``cold`` writes over the second cache before each.
+
+    The GPU is kept waiting before each call until Python has launched all of it, so that Python's time does not count.
+    """
 
     device: str
     cold: bool = True
@@ -194,6 +207,7 @@ class Timer:
     def __call__(self, runs: Runs, seconds: float) -> Samples:
         """Seconds of each of many calls, in turns, for about so long."""
         flush = torch.empty(L2_BYTES // 4, device=self.device)
+        wait: Callable[[int], None] = torch.cuda._sleep
         for run in runs:
             for _ in range(3):
                 run()
@@ -205,6 +219,7 @@ class Timer:
             for run in runs:
                 if self.cold:
                     flush.zero_()
+                wait(WAIT_CYCLES)
                 stamps = [torch.Event(self.device, enable_timing=True) for _ in range(2)]
                 stamps[0].record()
                 run()
@@ -329,7 +344,7 @@ def _phase(run: Callable[..., Any], inputs: tuple[Tensor, ...], phase: str) -> C
     return lambda: torch.autograd.grad(run(*inputs), wanted, upstream)
 
 
-def launches(device: str, budget: Budget, size: tuple[int, int] = (64, 64), samples: int = 50) -> Rows:
+def launches(device: str, budget: Budget, size: tuple[int, int] = COMPILED, samples: int = 50) -> Rows:
     """Kernels that each call launches forward and in all, and microseconds of Python until the last is on its way."""
     from lmdis_fast.kernels.launch import recorded
 
@@ -379,6 +394,8 @@ def sanitizer(device: str, budget: Budget) -> Rows:
                 check=False,
                 timeout=budget.left,
                 cwd=Path(__file__).parents[1],
+                # within a block that torch keeps for several tensors a wrong address would pass
+                env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
         except subprocess.TimeoutExpired:
             rows.append({"tool": name, "result": "not finished in the time there was"})
@@ -391,7 +408,7 @@ def sanitizer(device: str, budget: Budget) -> Rows:
 
 def small_calls(device: str = "cuda") -> None:
     """One call of each operator and backend, forward and backward."""
-    for call in calls(device, torch.float32, 3, (9, 16), False):
+    for call in calls(device, torch.float32, 10, COMPILED, False):
         for backend in gpu_backends(device):
             with backends.use_backend(backend):
                 _results_and_gradients(call, call.leaves)

@@ -281,8 +281,13 @@ def _splat(size: Size, launch: Launch) -> Cost:
     return Cost(written + read, written + read, madds, pixels + exps)
 
 
+def _feature_blocks(size: Size, launch: Launch) -> int:
+    """Blocks of features that a program takes one of."""
+    return -(-size.features // min(launch.get("BLOCK_S", size.features), size.features))
+
+
 def _splat_sums(size: Size, launch: Launch) -> float:
-    values = 2 * size.landmarks + size.channels * size.features
+    values = 2 * size.landmarks * _feature_blocks(size, launch) + size.channels * size.features
     return float(size.tiles(launch) * size.levels * values * FLOAT)
 
 
@@ -363,11 +368,6 @@ GAUSSIAN_SPLAT = (
         ("landmarks", "features"),
     ),
 )
-
-
-def _feature_blocks(size: Size, launch: Launch) -> int:
-    """How often the logits are read: once for each block of features."""
-    return -(-size.features // min(launch.get("BLOCK_S", size.features), size.features))
 
 
 def _pool(size: Size, launch: Launch) -> Cost:

@@ -106,7 +106,7 @@ def microseconds(call: Callable[[], object]) -> float:
 
 
 def measure() -> list[dict[str, Any]]:
-    """One row an operator: kernels launched, microseconds without and with gradient, and of Triton's own launches."""
+    """One row an operator: kernels launched, microseconds without and with autograd's record."""
     rows = []
     with standing_in():
         for call in calls("cpu", torch.float32, 10, (64, 64), False):

@@ -21,15 +21,14 @@ from torch import Tensor
 
 from lmdis_fast import backends
 from lmdis_fast.kernels import launch_table
-from lmdis_fast.kernels.launch import recorded
 
 from .gpu_budget import Budget
 from .gpu_calls import Call, calls
 from .gpu_stages import Timer, Timing
 
 Entry = dict[str, int | str]
-#: Landmarks of a call in each channel bucket, and the bucket's limit (None: all that are larger).
-BUCKETS = ((10, 16), (30, 32), (60, 64), (100, None))
+#: One count for each bucket of channels.
+LANDMARKS = (10, 30, 60, 100)
 FACTORS = {"TILE": (0.5, 1, 2), "STEPS": (0.5, 1, 2), "num_warps": (0.5, 1, 2)}
 LIMITS = {"TILE": (16, 1024), "STEPS": (1, 32), "num_warps": (1, 16)}
 WORTH = 0.97
@@ -75,45 +74,52 @@ def fastest(kernel: str, usual: dict[str, int], run: Callable[[], object], timer
     return best
 
 
+def bucket_of(kernel: str, asked: dict[str, int], arch: str) -> Entry:
+    """The limits of a new entry: those of the entry that serves the call now, for this size of an element."""
+    now = launch_table.entry_of(kernel, arch, asked)
+    limits: Entry = {name: now[name] for name in ("channels", "pixels") if name in now}
+    return {"arch": arch, "bytes": asked["bytes"], **limits}
+
+
 def tuned(
     device: str, timer: Timing, minutes: Budget, size: tuple[int, int] = (80, 80), batch: int = 32
 ) -> dict[str, list[Entry]]:
     """New entries by kernel, for the kernels that were reached before the time was up."""
     arch = launch_table.architecture(torch.device(device))
     found: dict[str, list[Entry]] = {}
-    done: set[tuple[str, int, int | None]] = set()
-    for dtype, (landmarks, limit) in itertools.product((torch.bfloat16, torch.float32), BUCKETS):
+    done: list[tuple[str, Entry]] = []
+    for dtype, landmarks in itertools.product((torch.bfloat16, torch.float32), LANDMARKS):
         for call in calls(device, dtype, landmarks, size, False, batch=batch, features=64):
             with backends.use_backend("triton"):
                 run = both_ways(call)
-                with recorded() as kernels:
+                with launch_table.asked() as questions:
                     run()
-                for kernel in dict(kernels):
-                    key = kernel, dtype.itemsize, limit
-                    if key in done or kernel not in launch_table.TABLE or minutes.left == 0:
+                for kernel, asked in questions:
+                    bucket = bucket_of(kernel, asked, arch)
+                    if (kernel, bucket) in done or minutes.left == 0:
                         continue
-                    done.add(key)
-                    pixels = size[0] * size[1]
-                    usual = launch_table.configuration(kernel, arch, landmarks + 1, pixels, dtype.itemsize)
+                    done.append((kernel, bucket))
+                    usual = launch_table.configuration(kernel, arch, **asked)
                     best = fastest(kernel, usual, run, timer)
-                    print(f"{kernel} {dtype} K={landmarks}: {best}", file=sys.stderr)
-                    bucket: Entry = {"arch": arch, "bytes": dtype.itemsize}
-                    if limit is not None:
-                        bucket["channels"] = limit
+                    print(f"{kernel} {bucket}: {best}", file=sys.stderr)
                     found.setdefault(kernel, []).append({**bucket, **best})
     return found
 
 
-def merged(table: dict[str, list[Entry]], new: dict[str, list[Entry]], arch: str) -> dict[str, list[Entry]]:
-    """The table with an architecture's entries replaced by the new ones, narrower buckets first."""
+def merged(table: dict[str, list[Entry]], new: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
+    """The table with the new entries before the others, narrower buckets first; an entry for just the same goes."""
 
-    def width(entry: Entry) -> tuple[float, float]:
-        return float(entry.get("channels", float("inf"))), float(entry["bytes"])
+    def limits(entry: Entry) -> Entry:
+        return {name: entry[name] for name in ("arch", *launch_table.LIMITS) if name in entry}
+
+    def width(entry: Entry) -> tuple[float, ...]:
+        return tuple(float(entry.get(name, float("inf"))) for name in launch_table.LIMITS)
 
     result = {}
     for kernel, entries in table.items():
-        kept = [entry for entry in entries if kernel not in new or entry.get("arch") != arch]
-        result[kernel] = sorted(new.get(kernel, []), key=width) + kept
+        fresh = sorted(new.get(kernel, []), key=width)
+        replaced = [limits(entry) for entry in fresh]
+        result[kernel] = fresh + [entry for entry in entries if limits(entry) not in replaced]
     return result
 
 
@@ -138,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     table: dict[str, Any] = launch_table.TABLE
     new = tuned("cuda", Timer("cuda"), Budget(60 * options.minutes))
     part = options.out.with_suffix(".part")
-    part.write_text(as_text(merged(table, new, arch)))
+    part.write_text(as_text(merged(table, new)))
     part.replace(options.out)
     print(f"{sum(map(len, new.values()))} entries of {arch} written to {options.out}")
     return 0

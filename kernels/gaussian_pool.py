@@ -11,21 +11,26 @@ from .tile import store_tile, summed_parts, tile_axes
 
 
 @triton.jit
-def _gaussian(coords, sigma, k, count, strides, frame, row, column, BLOCK_A: tl.constexpr):
-    """Weights of a tile along its columns and rows, and there the offset and its square, both about their means."""
+def _axes(coords, sigma, k, count, strides, frame, BLOCK_A: tl.constexpr):
+    """What the softmax along x and along y take of the whole axis, and the landmarks' widths."""
     at_k, at_j, sigma_k = strides
     height, width, half_x, half_y, scale_x, scale_y = frame
     x, y = load_points(coords, k, count, at_k, at_j)
     spread = tl.load(sigma + k.to(tl.int64) * sigma_k, mask=k < count, other=1.0).to(tl.float32)
     precision = 1.0 / (INVERSE_SQUARE * spread * spread)
-    near, lead, inverse, mean_x, square_x = axis_softmax(x, precision, width, half_x, scale_x, BLOCK_A)
-    dx, excess_x, along_x = axis_weights(column, near, lead, precision, width, 2 * half_x * scale_x)
-    along_x = along_x * inverse[:, None]
-    near, lead, inverse, mean_y, square_y = axis_softmax(y, precision, height, half_y, scale_y, BLOCK_A)
-    dy, excess_y, along_y = axis_weights(row, near, lead, precision, height, 2 * half_y * scale_y)
-    along_y = along_y * inverse[:, None]
-    of_x = (along_x, dx - mean_x[:, None], excess_x - square_x[:, None])
-    return of_x, (along_y, dy - mean_y[:, None], excess_y - square_y[:, None]), spread
+    whole_x = axis_softmax(x, precision, width, half_x, scale_x, BLOCK_A)
+    whole_y = axis_softmax(y, precision, height, half_y, scale_y, BLOCK_A)
+    of_x = (whole_x, precision, width, 2 * half_x * scale_x)
+    return of_x, (whole_y, precision, height, 2 * half_y * scale_y), spread
+
+
+@triton.jit
+def _along(axis, i):
+    """Weights at the pixels ``i`` of an axis, and there the offset and its square, both about their means."""
+    whole, precision, length, pitch = axis
+    near, lead, inverse, mean, square = whole
+    d, excess, weight = axis_weights(i, near, lead, precision, length, pitch)
+    return weight * inverse[:, None], d - mean[:, None], excess - square[:, None]
 
 
 @triton.jit
@@ -63,18 +68,21 @@ def gaussian_pool_partials(
     """Weighted sums of a tile: ``partials (N, tiles, K, S)``."""
     program = tl.program_id(0)
     n = (program // tiles).to(tl.int64)
-    column, row = tile_axes(program % tiles, tiles_x, BLOCK_W, ROWS, STEPS)
+    column, first = tile_axes(program % tiles, tiles_x, BLOCK_W, ROWS, STEPS)
     k = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     s = tl.program_id(2) * BLOCK_S + tl.arange(0, BLOCK_S)
     frame = (height, width, half_x, half_y, scale_x, scale_y)
     strides = (at_k, at_j, sigma_k)
-    of_x, of_y, _spread = _gaussian(
-        coords + n * at_n, sigma + n * sigma_n, k, count, strides, frame, row, column, BLOCK_A
-    )
-    w = tl.reshape(of_y[0][:, :, None] * of_x[0][:, None, :], (BLOCK_C, ROWS * BLOCK_W))
+    axis_x, axis_y, _spread = _axes(coords + n * at_n, sigma + n * sigma_n, k, count, strides, frame, BLOCK_A)
+    of_x = _along(axis_x, column)
     f_strides = (feature_c, feature_h, feature_w)
-    f = load_flat(features + n * feature_n, s, width_s, row, column, height, width, f_strides, 0.0)
-    pooled = tl.dot(w, tl.trans(f), input_precision="ieee")
+    pooled = tl.zeros((BLOCK_C, BLOCK_S), tl.float32)
+    for step in range(STEPS):
+        row = first + step * ROWS
+        of_y = _along(axis_y, row)
+        w = tl.reshape(of_y[0][:, :, None] * of_x[0][:, None, :], (BLOCK_C, ROWS * BLOCK_W))
+        f = load_flat(features + n * feature_n, s, width_s, row, column, height, width, f_strides, 0.0)
+        pooled = tl.dot(w, tl.trans(f), pooled, input_precision="ieee")
     part = (n * tiles + program % tiles) * count + k
     mask = (k < count)[:, None] & (s < width_s)[None, :]
     tl.store(partials + part[:, None] * width_s + s[None, :], pooled, mask=mask)
@@ -137,6 +145,7 @@ def gaussian_pool_backward_map(
     """
     program = tl.program_id(0)
     n = (program // tiles).to(tl.int64)
+    tl.static_assert(STEPS == 1)
     column, row = tile_axes(program % tiles, tiles_x, BLOCK_W, ROWS, STEPS)
     s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
     frame = (height, width, half_x, half_y, scale_x, scale_y)
@@ -146,9 +155,11 @@ def gaussian_pool_backward_map(
     df = tl.zeros((BLOCK_S, ROWS * BLOCK_W), tl.float32)
     for chunk in range(0, count, BLOCK_C):
         k = chunk + tl.arange(0, BLOCK_C)
-        of_x, of_y, spread = _gaussian(
-            coords + n * at_n, sigma + n * sigma_n, k, count, strides, frame, row, column, BLOCK_A
+        axis_x, axis_y, spread = _axes(
+            coords + n * at_n, sigma + n * sigma_n, k, count, strides, frame, BLOCK_A
         )
+        of_x = _along(axis_x, column)
+        of_y = _along(axis_y, row)
         w = of_y[0][:, :, None] * of_x[0][:, None, :]
         g = scaled_upstream(grad + n * grad_n, grad, k, count, s, width_s, grad_c, grad_s, 0.0, False)
         if grad_features is not None:

@@ -143,8 +143,8 @@ class Launch:
             return
         stream = current_stream(device)
         arguments = (*tensors, *self._all)
-        metadata = None
-        if HOOKS.launch_enter_hook is not None:  # a profiler's
+        hook, metadata = HOOKS.launch_enter_hook, None
+        if hook is not None and getattr(hook, "calls", True):  # a profiler's; without one the chain is empty
             metadata = compiled.launch_metadata(self.grid, stream, *arguments)
         compiled.run(
             *self.grid,
@@ -152,7 +152,7 @@ class Launch:
             compiled.function,
             compiled.packed_metadata,
             metadata,
-            HOOKS.launch_enter_hook,
+            hook,
             HOOKS.launch_exit_hook,
             *arguments,
         )

@@ -22,6 +22,7 @@ LIMITS = ("channels", "pixels", "bytes")
 TABLE: dict[str, list[dict[str, int | str]]] = json.loads(PATH.read_text())
 _overrides: dict[str, dict[str, int]] = {}
 _arch_of_meta: str | None = None
+_asked: list[tuple[str, dict[str, int]]] | None = None
 
 
 def architecture(device: torch.device) -> str:
@@ -45,12 +46,20 @@ def configuration(kernel: str, arch: str, channels: int, pixels: int, bytes: int
     Raises:
         LookupError: where the table has nothing that fits.
     """
+    asked = {"channels": channels, "pixels": pixels, "bytes": bytes}
+    if _asked is not None:
+        _asked.append((kernel, asked))
     if kernel in _overrides:
         return dict(_overrides[kernel])
-    asked = {"channels": channels, "pixels": pixels, "bytes": bytes}
+    entry = entry_of(kernel, arch, asked)
+    return {k: int(v) for k, v in entry.items() if k != "arch" and k not in LIMITS}
+
+
+def entry_of(kernel: str, arch: str, asked: dict[str, int]) -> dict[str, int | str]:
+    """The first entry that fits."""
     for entry in TABLE[kernel]:
         if entry.get("arch", arch) == arch and all(asked[k] <= int(entry.get(k, asked[k])) for k in LIMITS):
-            return {k: int(v) for k, v in entry.items() if k != "arch" and k not in LIMITS}
+            return entry
     raise LookupError(f"launch_table.json has no entry of {kernel} for {arch}, {asked}")
 
 
@@ -84,11 +93,26 @@ def overridden(kernel: str, **launch: int) -> Iterator[None]:
             _overrides[kernel] = before
 
 
+@contextlib.contextmanager
+def asked() -> Iterator[list[tuple[str, dict[str, int]]]]:
+    """Within the context plans are made anew; yields what the table is asked for, kernel by kernel. For tuning."""
+    global _asked
+    before, _asked = _asked, []
+    try:
+        yield _asked
+    finally:
+        _asked = before
+
+
 def overrides() -> tuple[object, ...]:
     """What is overridden now, as part of a plan's key."""
-    if not _overrides and _arch_of_meta is None:
+    if not _overrides and _arch_of_meta is None and _asked is None:
         return ()
-    return (_arch_of_meta, *((k, tuple(v.items())) for k, v in _overrides.items()))
+    return (
+        _arch_of_meta,
+        None if _asked is None else id(_asked),
+        *((k, tuple(v.items())) for k, v in _overrides.items()),
+    )
 
 
 def columns(width: int, tile: int) -> int:

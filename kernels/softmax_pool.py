@@ -302,6 +302,7 @@ def landmark_pool_backward_map(
     """Both gradients of a tile: ``dF = sum_k g_k q_k`` and ``dz = q (h - sum q h) / T``."""
     program = tl.program_id(0)
     n = (program // tiles).to(tl.int64)
+    tl.static_assert(STEPS == 1)
     column, row = tile_axes(program % tiles, tiles_x, BLOCK_W, ROWS, STEPS)
     place = (row, column, height, width)
     base = logits + n * stride_n

@@ -10,8 +10,9 @@ cuda        compiled extension       NVIDIA GPUs
 =========== ======================== =====================================================================
 
 Left alone, a call on CPU tensors takes the first backend of ``cpu, reference`` that can run it, and any other call the
-first of ``cuda, triton, reference``. A backend asked for by name, through :func:`use_backend` or the environment variable ``LMDIS_FAST_BACKEND``, either runs or raises;
-it never falls back. The variable is read once, when this module is imported, so that a call costs no look-up.
+first of ``cuda, triton, reference``. A backend asked for by name, through :func:`use_backend` or the environment
+variable ``LMDIS_FAST_BACKEND``, either runs or raises; it never falls back. The variable is read once, when this module
+is imported, so that a call costs no look-up.
 
 The choice is made inside the registered operators, out of sight of ``torch.compile``, each time one runs. It holds
 for the whole process rather than for a thread, because autograd runs backward passes in threads of its own; a
@@ -124,23 +125,35 @@ def register_triton(op: str, room: str) -> bool:
     if UNAVAILABLE["triton"] is not None or importlib.util.find_spec(module) is None:
         return False
 
+    refuses = _not_for_triton_warps if room == "tps_warp" else _not_for_triton
+
     def kernel(*args: Any) -> Any:
         found = getattr(importlib.import_module(module), op)
-        _kernels["triton"][op] = (found, _not_for_triton)  # without this detour from now on
+        _kernels["triton"][op] = (found, refuses)  # without this detour from now on
         return found(*args)
 
-    register_kernel("triton", op, kernel, _not_for_triton)
+    register_kernel("triton", op, kernel, refuses)
     return True
 
 
 def _not_for_triton(args: Sequence[Any]) -> str | None:
+    return _not_on_gpu(args) or _float64_among(args)
+
+
+def _not_for_triton_warps(args: Sequence[Any]) -> str | None:
+    """Splines may be float64; the image, or its gradient, comes first."""
+    return _not_on_gpu(args) or _float64_among(args[:1])
+
+
+def _not_on_gpu(args: Sequence[Any]) -> str | None:
     wanted = "cpu" if _triton_interprets() else "cuda"
-    for arg in args:
-        if isinstance(arg, Tensor):
-            if arg.device.type != wanted:
-                return f"takes {wanted} tensors, got tensors on {arg.device}"
-            if arg.dtype == torch.float64:
-                return "takes float32, bfloat16 and float16 tensors, got torch.float64"
+    elsewhere = {str(arg.device) for arg in args if isinstance(arg, Tensor) and arg.device.type != wanted}
+    return f"takes {wanted} tensors, got tensors on {', '.join(sorted(elsewhere))}" if elsewhere else None
+
+
+def _float64_among(args: Sequence[Any]) -> str | None:
+    if any(isinstance(arg, Tensor) and arg.dtype == torch.float64 for arg in args):
+        return "takes float32, bfloat16 and float16 tensors, got torch.float64"
     return None
 
 
@@ -223,8 +236,9 @@ def run(op: str, args: Sequence[Any]) -> Any:
 def _say_once(args: Sequence[Any]) -> None:
     """The first time that tensors run on plain PyTorch for want of a faster backend: why, and what to do."""
     global _said
-    on_cpu = _not_on_cpu(args) is None
-    reason = UNAVAILABLE["cpu" if on_cpu else "triton"]
+    places = {arg.device.type for arg in args if isinstance(arg, Tensor)}
+    on_cpu = places <= {"cpu"}
+    reason = UNAVAILABLE["cpu" if on_cpu else "triton"] if on_cpu or places == {"cuda"} else None
     if not _said and reason is not None:
         _said = True
         name, remedy = ("compiled CPU", "g++ and reinstall") if on_cpu else ("Triton", "triton")

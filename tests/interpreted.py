@@ -119,7 +119,7 @@ def guarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def tiles_of(room: str, pixels: int) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
-    """Within the context the room's kernels have tiles of so many pixels; yields what they launch."""
+    """Within the context the room's kernels have tiles of so many pixels, twice where they step; yields launches."""
     from lmdis_fast.kernels import launch_table
     from lmdis_fast.kernels.launch import recorded
 
@@ -128,7 +128,7 @@ def tiles_of(room: str, pixels: int) -> Iterator[list[tuple[str, tuple[int, ...]
         for kernel, entries in launch_table.TABLE.items():
             if hasattr(module, kernel) and "TILE" in entries[0]:
                 usual = launch_table.configuration(kernel, "cpu", 1, 1, 2)
-                steps = {"STEPS": 1} if "STEPS" in usual else {}
+                steps = {"STEPS": 2} if "STEPS" in usual else {}
                 stack.enter_context(launch_table.overridden(kernel, **{**usual, "TILE": pixels, **steps}))
         yield stack.enter_context(recorded())
 
@@ -159,7 +159,7 @@ def check_stages(case: Case) -> None:
         for way in (forward, backward):
             assert 1 <= len(way) <= 2, way
         programs[pixels] = [max(math.prod(grid) for _, grid in way) for way in (forward, backward)]
-    tiles = math.prod(shape.size) // 32
+    tiles = math.prod(shape.size) // 64
     for many, one in zip(programs[32], programs[1024], strict=True):
         assert many >= tiles * shape.batch and many > one, programs
 

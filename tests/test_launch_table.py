@@ -72,7 +72,7 @@ def test_fastest_launch_goes_into_the_table(monkeypatch: pytest.MonkeyPatch) -> 
         warps = [entry.get("num_warps", 4) for entry in launch_table._overrides.values()]
         return [[1.0 if 2 in warps else 2.0]]
 
-    monkeypatch.setattr(tune_launches, "BUCKETS", ((2, 16),))
+    monkeypatch.setattr(tune_launches, "LANDMARKS", (2,))
     monkeypatch.setattr(tune_launches, "calls", _moments_alone)
     new = tune_launches.tuned("cpu", timer, Budget(600), size=(4, 16), batch=1)
     assert set(new) == {
@@ -80,15 +80,24 @@ def test_fastest_launch_goes_into_the_table(monkeypatch: pytest.MonkeyPatch) -> 
         "heatmap_moments_finish",
         "heatmap_moments_backward_channels",
     }
-    for entries in new.values():
-        assert [(e["bytes"], e["num_warps"], e["channels"]) for e in entries] == [(2, 2, 16), (4, 2, 16)]
-    table = json.loads(tune_launches.as_text(tune_launches.merged(launch_table.TABLE, new, "cpu")))
+    for kernel in ("heatmap_moments_channels", "heatmap_moments_backward_channels"):
+        found = [(e["bytes"], e["num_warps"], e["channels"]) for e in new[kernel]]
+        assert found == [(2, 2, 16), (4, 2, 16)]
+    old = launch_table.TABLE["heatmap_moments_channels"]
+    table = json.loads(tune_launches.as_text(tune_launches.merged(launch_table.TABLE, new)))
     assert list(table) == list(launch_table.TABLE)
-    entries = table["heatmap_moments_channels"]
-    assert entries[:2] == new["heatmap_moments_channels"]
-    assert entries[2:] == launch_table.TABLE["heatmap_moments_channels"]
-    again = tune_launches.merged(table, new, "cpu")
-    assert again == table
+    assert table["heatmap_moments_channels"] == new["heatmap_moments_channels"] + old
+    assert tune_launches.merged(table, new) == table
+
+
+def test_new_entries_replace_those_for_the_same_and_keep_the_rest() -> None:
+    old: list[tune_launches.Entry] = [
+        {"arch": "sm_80", "channels": 16, "bytes": 4, "TILE": 32},
+        {"arch": "sm_80", "channels": 32, "bytes": 4, "TILE": 64},
+        {"TILE": 128},
+    ]
+    new: list[tune_launches.Entry] = [{"arch": "sm_80", "channels": 16, "bytes": 4, "TILE": 256}]
+    assert tune_launches.merged({"k": old, "other": old}, {"k": new}) == {"k": [*new, *old[1:]], "other": old}
 
 
 def _moments_alone(*args: Any, **options: Any) -> Any:

@@ -1,10 +1,11 @@
 """The Triton kernels of tps_warp in the interpreter, against the definition."""
 
 import pytest
+import torch
 from hypothesis import given
 
 from ..agreement import Arrangement
-from ..cases import Case, cases_of
+from ..cases import Case, Shape, cases_of
 from ..interpreted import (
     arrangements,
     check_interpreted,
@@ -38,3 +39,10 @@ def test_outputs_are_all_written_and_repeatable(case: Case) -> None:
 @pytest.mark.parametrize("case", one_of_each_operator(CASES), ids=str)
 def test_registered_like_any_backend(case: Case) -> None:
     check_registered(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_spline_may_be_float64(case: Case) -> None:
+    shape = Shape(2, 3, 2, 9, 16)
+    kinds, layouts = ("normal",) * 2, ("contiguous",) * 3
+    check_interpreted(case, Arrangement(shape, (torch.float32, torch.float64), layouts, kinds, 4))
