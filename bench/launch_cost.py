@@ -24,7 +24,7 @@ from lmdis_fast.kernels import launch
 from .gpu_calls import calls
 from .machine import prepare_memory, this_machine
 
-CALLS, REPEATS = 500, 9
+CALLS, REPEATS = 100, 200
 OPERATORS = {
     "heatmap_moments": "heatmap_moments",
     "landmark_pool": "landmark_pool",
