@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +51,10 @@ def calls(
     widths = torch.rand(batch, landmarks, generator=seeded(), dtype=torch.float64) * 0.3 + 0.2
     sigma = (0.25, 0.5)
 
-    def call(name: str, run: Callable[..., object], *leaves: Tensor) -> Call:
+    def call(name: str, run: Callable[..., Any], *leaves: Tensor) -> Call:
         def results(*given: Tensor) -> tuple[Tensor, ...]:
             out = run(*given)
-            return (out,) if isinstance(out, Tensor) else tuple(out)  # type: ignore[arg-type]
+            return (out,) if isinstance(out, Tensor) else tuple(out)
 
         moved = (leaf.to(device, leaf.dtype if leaf.dtype == torch.float32 else dtype) for leaf in leaves)
         return Call(name, name.split()[0], results, tuple(leaf.requires_grad_() for leaf in moved))
