@@ -13,6 +13,7 @@ import importlib
 import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -87,17 +88,15 @@ def standing_in() -> Iterator[None]:
         module = importlib.import_module(f"lmdis_fast.kernels.{room}")
         for name in (operator, operator + "_backward"):
             kernels[name] = (getattr(module, name), None)
-    kept = backends.UNAVAILABLE["triton"], backends._kernels["triton"]
-    questions = launch.current_device, launch.current_stream
     triton.runtime.driver.set_active(_Driver())
-    backends.UNAVAILABLE["triton"], backends._kernels["triton"] = None, kernels
-    launch.current_device, launch.current_stream = lambda: None, lambda _: 0  # type: ignore[assignment, return-value]
-    try:
-        with backends.use_backend("triton"):
-            yield
-    finally:
-        backends.UNAVAILABLE["triton"], backends._kernels["triton"] = kept
-        launch.current_device, launch.current_stream = questions
+    with (
+        mock.patch.dict(backends.UNAVAILABLE, triton=None),
+        mock.patch.dict(backends._kernels, triton=kernels),
+        mock.patch.object(launch, "current_device", lambda: None),
+        mock.patch.object(launch, "current_stream", lambda _: 0),
+        backends.use_backend("triton"),
+    ):
+        yield
 
 
 def microseconds(call: Callable[[], object]) -> float:

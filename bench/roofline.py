@@ -16,7 +16,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from .kernel_costs import LARGEST_RATIO, OPERATORS, Cost, Kernel, Launch, Operator, Size
+from .kernel_costs import OPERATORS
+from .kernel_model import LARGEST_RATIO, Cost, Kernel, Launch, Operator, Size
 from .report import markdown
 
 RESOURCES = Path(__file__).parents[1] / "tests" / "aot" / "expected.toml"

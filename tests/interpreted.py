@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import math
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -110,11 +111,8 @@ def guarded() -> Iterator[None]:
             if tensor.numel() and not _overlaps(tensor):
                 tensor.copy_(copy)
 
-    Launch.__call__ = call  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(Launch, "__call__", call):
         yield
-    finally:
-        Launch.__call__ = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("triton")
 
 from bench import kernel_costs
-from bench.kernel_costs import LARGEST_RATIO, OPERATORS, Cost, Operator, Size
+from bench.kernel_costs import OPERATORS
+from bench.kernel_model import LARGEST_RATIO, Cost, Operator, Size
 from lmdis_fast.kernels import launch_table
 
 #: Operators that move more than the limit, for the reasons in bench/README.md.
