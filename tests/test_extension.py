@@ -14,8 +14,13 @@ from lmdis_fast.ops.registration import SCHEMAS
 from .test_rooms import OPERATORS, ROOMS
 
 SOURCES = Path(__file__).parent.parent / "csrc"
-#: What vector code is: it knows nothing of torch, so that any compiler for any processor takes it.
-ENTRIES = {"module.cpp", "parallel.cpp", "tensors.cpp", "tensors.h", *(f"{room}.cpp" for room in ROOMS)}
+#: What knows torch; kernels do not, so that any compiler takes them: g++ for any processor, nvcc, the emulator's.
+ENTRIES = {
+    *("module.cpp", "cpu/parallel.cpp", "cpu/backend.h", "cuda/module.cpp", "cuda/backend.h"),
+    *("entries/tensors.h", "cpu/batch_norm.cpp"),
+}
+#: Rooms with CUDA kernels.
+GPU_ROOMS = ["heatmap_moments"]
 #: Names of the limited API, all that a file for every Python from 3.10 on may ask for.
 PYTHON_NAMES = {"PyModule_Create2", "PyModuleDef_Init"}
 
@@ -82,14 +87,23 @@ def test_has_a_kernel_for_every_operator() -> None:
 def test_sources_of_a_room(room: str) -> None:
     for ending in ("h", "inc", "cpp"):
         assert (SOURCES / "cpu" / f"{room}.{ending}").is_file()
+    if room in GPU_ROOMS:
+        for place in ("entries/{}.h", "cuda/{}.cuh", "cuda/{}.cu"):
+            assert (SOURCES / place.format(room)).is_file()
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.*")), ids=lambda p: str(p.relative_to(SOURCES)))
-def test_vector_code_does_not_include_torch(path: Path) -> None:
-    if path.suffix not in (".h", ".inc", ".cpp"):
+def test_kernels_do_not_include_torch(path: Path) -> None:
+    if path.suffix not in (".h", ".inc", ".cpp", ".cuh", ".cu"):
         return
+    name = str(path.relative_to(SOURCES))
     includes = re.findall(r"#include\s+[<\"]([^>\"]+)", path.read_text())
-    foreign = [name for name in includes if name.startswith(("torch", "ATen", "c10", "Python"))]
-    assert bool(foreign) <= (path.name in ENTRIES), foreign
-    if path.name not in ENTRIES:
-        assert "tensors.h" not in includes
+    foreign = [n for n in includes if n.startswith(("torch", "ATen", "c10", "Python"))]
+    assert bool(foreign) <= (name in ENTRIES), foreign
+    if (
+        name in ENTRIES
+        or (path.stem in ROOMS and path.suffix in (".cpp", ".cu"))
+        or path.parent.name == "entries"
+    ):
+        return
+    assert not [n for n in includes if n.endswith(("tensors.h", "backend.h")) or "entries/" in n]
