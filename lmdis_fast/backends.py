@@ -157,6 +157,16 @@ def _float64_among(args: Sequence[Any]) -> str | None:
     return None
 
 
+def not_for_cuda(args: Sequence[Any], device_type: str = "cuda") -> str | None:
+    """Why the compiled CUDA kernels cannot take arguments; they are on ``device_type`` but in an emulator."""
+    elsewhere = {
+        str(arg.device) for arg in args if isinstance(arg, Tensor) and arg.device.type != device_type
+    }
+    if elsewhere:
+        return f"takes {device_type} tensors, got tensors on {', '.join(sorted(elsewhere))}"
+    return _float64_among(args)
+
+
 def _not_on_cpu(args: Sequence[Any]) -> str | None:
     elsewhere = {str(arg.device) for arg in args if isinstance(arg, Tensor) and arg.device.type != "cpu"}
     return f"takes CPU tensors, got tensors on {', '.join(sorted(elsewhere))}" if elsewhere else None

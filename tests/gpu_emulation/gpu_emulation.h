@@ -1,0 +1,13 @@
+// What csrc/cuda/device.cuh includes where nvcc does not compile it: the names it defines, and CUDA's own that kernels
+// use, for a processor. See README.md.
+#pragma once
+
+#include "barriers.h"
+#include "builtins.h"
+#include "functions.h"
+#include "launch.h"
+#include "memory.h"
+#include "warps.h"
+
+#define LM_DEVICE [[maybe_unused]] static inline
+#define LM_KERNEL(threads, blocks) [[maybe_unused]] static void
