@@ -12,6 +12,8 @@
 #include <cuda_runtime.h>
 
 #define LM_DEVICE static __device__ __forceinline__
+// For what would be inlined in many places: compiled once, with everything by value, so that nothing needs an address.
+#define LM_DEVICE_CALL static __device__ __noinline__
 // A kernel of blocks of at most `threads`, of which a multiprocessor should hold `blocks`.
 #define LM_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 // An array of a block's own memory, in the body of a kernel.

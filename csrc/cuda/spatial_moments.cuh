@@ -102,7 +102,7 @@ heatmap_moments_channels(Map<S> logits, Tiling tiling, float scale, Partials par
     const Step s = step_of(tiling, n, tile, step, 0, channels);
     if (s.y >= logits.height) break;
     __syncthreads();
-    load_step<moments_threads>(logits, s, z, pitch);
+    load_step_inlined<moments_threads>(logits, s, z, pitch);
     __syncthreads();
     if (owns && s.y + row < logits.height) {
       const float inverse = exponentials(z + thread, pitch, channels, scale), y = float(s.y + row - middle_y);

@@ -59,6 +59,14 @@ LM_FUNCTION Tiling tiling_of(int64_t height, int64_t width, int pixels, int tile
   return best;
 }
 
+// The same with so many steps, or as many as the map has.
+LM_FUNCTION Tiling with_steps(Tiling t, int64_t height, int steps) {
+  const int high = int((height + t.rows - 1) / t.rows);
+  t.steps = steps < high ? steps : high;
+  t.down = (high + t.steps - 1) / t.steps;
+  return t;
+}
+
 // A step of a tile: from pixel (x, y) of image n so many columns and rows; channels `first` and on, `count` of them.
 struct Step {
   int64_t n;
@@ -67,6 +75,12 @@ struct Step {
 LM_DEVICE Step step_of(const Tiling& t, int64_t n, int tile, int step, int first, int count) {
   const int x = tile % t.across * t.columns, y = (tile / t.across * t.steps + step) * t.rows;
   return {n, first, count, x, y, t.columns, t.rows};
+}
+
+// Whether every thread's pixel of a step is inside the map, and there are as many as `pixels`.
+template <class S>
+LM_DEVICE bool is_whole(const Map<S>& map, const Step& s, int pixels) {
+  return s.x + s.columns <= map.width && s.y + s.rows <= map.height && s.columns * s.rows == pixels;
 }
 
 // Calls move(offset of V values in the map, channel from `first`, pixel of the step) in every thread for its share, and
@@ -99,9 +113,20 @@ LM_DEVICE void for_each_word(const Map<S>& map, const Step& s, Move move, Single
     }
     return;
   }
+  if (map.layout == Layout::pixels && (s.first | s.count | map.channels) % V == 0) {
+    const int words = s.count / V, of_row = words * columns;
+    for (int i = threadIdx.x; i < of_row * rows; i += threads) {
+      const int r = i / of_row, rest = i - r * of_row, x = rest / words, c = (rest - x * words) * V;
+      move(base + (s.y + r) * map.stride_h + int64_t(s.x + x) * map.channels + s.first + c, c, r * s.columns + x);
+    }
+    return;
+  }
+  // neighbouring threads take neighbouring values, as far as there are any
+  const bool channels_first = map.stride_c == 1 && map.stride_w != 1;
   const int of_channel = columns * rows;
   for (int i = threadIdx.x; i < of_channel * s.count; i += threads) {
-    const int c = i / of_channel, rest = i - c * of_channel, r = rest / columns, x = rest - r * columns;
+    const int c = channels_first ? i % s.count : i / of_channel, rest = channels_first ? i / s.count : i % of_channel;
+    const int r = rest / columns, x = rest - r * columns;
     single(base + (s.first + c) * map.stride_c + (s.y + r) * map.stride_h + (s.x + x) * map.stride_w, c,
            r * s.columns + x);
   }
@@ -115,7 +140,7 @@ LM_DEVICE void advance(int channels, int& channel, int& pixel) {
 // A step of a map to shared memory, channel c's pixel p at c pitch + p. The pitch is 4 more than a multiple of 32, so
 // that neither layout has its lanes in one bank. Pixels outside the map are left alone.
 template <int threads, class S>
-LM_DEVICE void load_step(const Map<S>& map, const Step& s, LM_SHARED_POINTER(float) to, int pitch) {
+LM_DEVICE void load_step_inlined(const Map<S>& map, const Step& s, LM_SHARED_POINTER(float) to, int pitch) {
   constexpr int V = wide<S>;
   const bool along = map.layout == Layout::rows;
   for_each_word<threads>(
@@ -144,9 +169,14 @@ LM_DEVICE void load_step(const Map<S>& map, const Step& s, LM_SHARED_POINTER(flo
       [&](int64_t offset, int c, int p) { to[c * pitch + p] = to_float(load(map.data + offset)); });
 }
 
+template <int threads, class S>
+LM_DEVICE_CALL void load_step(Map<S> map, Step s, LM_SHARED_POINTER(float) to, int pitch) {
+  load_step_inlined<threads>(map, s, to, pitch);
+}
+
 // The reverse of load_step.
 template <int threads, class S>
-LM_DEVICE void store_step(const Map<S>& map, const Step& s, LM_SHARED_POINTER(float) from, int pitch) {
+LM_DEVICE_CALL void store_step(Map<S> map, Step s, LM_SHARED_POINTER(float) from, int pitch) {
   constexpr int V = wide<S>;
   const bool along = map.layout == Layout::rows;
   for_each_word<threads>(
