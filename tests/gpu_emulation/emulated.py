@@ -79,3 +79,8 @@ def as_array(tensor: Tensor) -> Array:
 def as_tensor(array: Array, dtype: torch.dtype) -> Tensor:
     """The array's memory as a tensor: as_array the other way round."""
     return torch.from_numpy(array).view(dtype)
+
+
+def arrays(*tensors: Tensor | None) -> list[Array | None]:
+    """Each tensor's memory as an array; None stays."""
+    return [None if tensor is None else as_array(tensor) for tensor in tensors]
