@@ -37,6 +37,7 @@ class Memory {
   }
   template <class T>
   operator T*() const {
+    if (std::find(sizes_.begin(), sizes_.end(), 0) != sizes_.end()) return static_cast<T*>(data_);
     int64_t stride = 1;
     for (const int64_t size : sizes_)
       if (size == 0) return static_cast<T*>(data_);
@@ -64,6 +65,8 @@ class Memory {
 // a null pointer.
 class Call {
  public:
+  Call() { restart_time(); }
+
   Memory input(const py::object& array, const std::string& dtype, const std::string& name) {
     return add(array, dtype, name, Role::input);
   }

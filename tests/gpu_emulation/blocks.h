@@ -191,6 +191,7 @@ inline void run_block() {
     warp.waiting = 0;
   }
   now.block = now.barrier = ++now.time;
+  ++now.blocks;
   make_ready(0, block.count);
   Thread* const first = take_ready();
   set_running(*first);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "barriers.h"
+#include "faults.h"
 #include "shared_memory.h"
 
 namespace gpu_emulation {
@@ -39,6 +40,7 @@ void launch(const char* kernel, dim3 grid, dim3 threads, size_t dynamic_shared, 
   if (order().mode == Order::Mode::reverse) std::reverse(blocks.begin(), blocks.end());
   if (order().mode == Order::Mode::random)
     for (size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[block.random.below(uint32_t(i))]);
+  const FaultsCaught during_the_launch;
   now.launch = ++now.time;
   for (const uint32_t number : blocks) {
     blockIdx = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};

@@ -20,6 +20,7 @@ struct Now {
   uint32_t launch = 2, block = 2, barrier = 2;  // when they began, or were last passed
   uint32_t warp = 0, lane = 0;                  // the running thread's
   const WarpClock* clock = nullptr;
+  uint64_t blocks = 0;  // that have begun; this is never set back
 };
 inline Now now;
 

@@ -14,7 +14,7 @@ constexpr size_t shared_bytes = 48 * 1024;  // what a launch gets without asking
 
 struct SharedArray {
   const char* name = nullptr;
-  uint32_t block = 0;  // when the block began that this storage belongs to
+  uint64_t block = 0;  // whose storage this is
   size_t count = 0;
   char* data = nullptr;
   Shadow* shadow = nullptr;  // one an element
@@ -24,16 +24,26 @@ struct SharedMemory {
   alignas(16) char bytes[shared_bytes];
   Shadow shadow[shared_bytes];
   size_t used = 0, shadows = 0, dynamic = 0;
-  uint32_t block = 0;
+  uint64_t block = 0;
   SharedArray dynamic_array;
 };
 inline SharedMemory shared_memory;
 
+// Sets the time back before it overflows; shadows of global memory have to be new ones then.
+inline void restart_time() {
+  if (now.time < 1u << 30) return;
+  const uint64_t blocks = now.blocks;
+  now = Now();
+  now.blocks = blocks;
+  block.warps.clear();
+  std::fill(std::begin(shared_memory.shadow), std::end(shared_memory.shadow), Shadow());
+}
+
 // Gives an array of this block its place.
 inline void place(SharedArray& array, const char* name, size_t count, size_t element) {
   SharedMemory& memory = shared_memory;
-  if (memory.block != now.block) {
-    memory.block = now.block;
+  if (memory.block != now.blocks) {
+    memory.block = now.blocks;
     memory.used = memory.dynamic;  // the dynamic array comes first
     memory.shadows = memory.dynamic;
   }
@@ -42,7 +52,7 @@ inline void place(SharedArray& array, const char* name, size_t count, size_t ele
   if (!dynamic && first + count * element > shared_bytes)
     fail(kind::limit, std::string(name) + " brings shared memory to " + std::to_string(first + count * element) +
                           " bytes, of which a block has " + std::to_string(shared_bytes));
-  array = {name, now.block, count, memory.bytes + first, memory.shadow + (dynamic ? 0 : memory.shadows)};
+  array = {name, now.blocks, count, memory.bytes + first, memory.shadow + (dynamic ? 0 : memory.shadows)};
   if (dynamic) return;
   memory.used = first + count * element;
   memory.shadows += count;
@@ -209,7 +219,7 @@ class SharedPointer {
 template <class T, size_t count>
 inline SharedPointer<T> open_shared(SharedArray& array, const char* name) {
   static_assert(alignof(T) <= 16);
-  if (array.block != now.block) place(array, name, count, sizeof(T));
+  if (array.block != now.blocks) place(array, name, count, sizeof(T));
   return {array, 0};
 }
 template <class T>
@@ -217,7 +227,7 @@ inline SharedPointer<T> open_dynamic_shared(const char* name) {
   static_assert(alignof(T) <= 16);
   SharedArray& array = shared_memory.dynamic_array;
   const size_t count = shared_memory.dynamic / sizeof(T);
-  if (array.block != now.block) place(array, name, count, sizeof(T));
+  if (array.block != now.blocks) place(array, name, count, sizeof(T));
   if (array.count != count)
     fail(kind::limit, std::string(name) + " and " + array.name + " are dynamic arrays of elements of unlike sizes");
   return {array, 0};
