@@ -68,7 +68,7 @@ gaussian_pool_partials(Map<S> features, Windows given, Tiling tiling, PoolBlock 
   const int first = blockIdx.y * block.features, left = features.channels - first;
   const int count = left < block.features ? left : block.features;
   const auto f = q + landmarks * block.pitch;
-  const auto windows = f + block.features * block.pitch;
+  const auto windows = f + features_numbers(block);
   const auto along_x = windows + 2 * window_axis * landmarks, along_y = along_x + landmarks * block.pixels;
   const PoolThread t = pool_thread(landmarks, count);
   const Step top = step_of(tiling, n, tile, 0, first, count);
@@ -121,7 +121,7 @@ gaussian_pool_backward_map(const float* grad, Map<S> features, Map<S> grad_featu
   const int landmarks = given.count, all = features.channels;
   const int64_t n = blockIdx.x / tiles;
   const auto f = q + landmarks * block.pitch;
-  const auto g = f + block.features * block.pitch;
+  const auto g = f + features_numbers(block);
   const auto windows = g + block.features * landmarks;
   const auto along_x = windows + 2 * window_axis * landmarks, along_y = along_x + landmarks * block.pixels;
   const QuadThread t = quad_thread(block.pixels);

@@ -28,8 +28,7 @@ inline PoolBlock pool_block(int64_t channels, int64_t features, int of_channel_p
 }
 // Bytes of shared memory: what the block's parts need, and no less than what sums over groups or rows go through.
 inline size_t pool_shared(const PoolBlock& b, int64_t channels, int64_t numbers) {
-  const int64_t features = b.features * b.pitch > 1024 ? b.features * b.pitch : 1024;
-  const int64_t all = channels * b.pitch + features + numbers;
+  const int64_t all = channels * b.pitch + features_numbers(b) + numbers;
   return size_t(all > pool_scratch ? all : pool_scratch) * sizeof(float);
 }
 inline Tiling pool_tiling(const Maps& maps, const PoolBlock& block) {

@@ -14,6 +14,10 @@ namespace lmdis {
 struct PoolBlock {
   int pixels, features, pitch;
 };
+// Numbers of shared memory for the features, where sums of 4 pixels a thread go through as well.
+LM_FUNCTION int features_numbers(const PoolBlock& b) {
+  return b.features * b.pitch > 4 * product_threads ? b.features * b.pitch : 4 * product_threads;
+}
 
 // Softmax of a step across channels, in place: neighbouring threads share a pixel. Zero where there is no pixel.
 LM_DEVICE void softmax_of_step(LM_SHARED_POINTER(float) z, int channels, const PoolBlock& block, const Step& s,
@@ -80,7 +84,7 @@ landmark_pool_partials(Map<S> features, Map<S> logits, Tiling tiling, PoolBlock 
   const int first = blockIdx.y * block.features, left = features.channels - first;
   const int count = left < block.features ? left : block.features;
   const auto f = q + channels * block.pitch;
-  const auto peaks = f + block.features * block.pitch, fades = peaks + channels;
+  const auto peaks = f + features_numbers(block), fades = peaks + channels;
   const PoolThread t = pool_thread(channels, count);
   Pooled sums = {};
   if (over_pixels)
@@ -163,7 +167,7 @@ landmark_pool_backward_map(Map<S> features, Map<S> logits, Map<S> grad_features,
   const int channels = logits.channels, all = features.channels;
   const int64_t n = blockIdx.x / tiles;
   const auto f = q + channels * block.pitch;
-  const auto g = f + block.features * block.pitch;
+  const auto g = f + features_numbers(block);
   const auto base = g + block.features * channels, factor = base + channels, peaks = factor + channels;
   const QuadThread t = quad_thread(block.pixels);
   for (int c = thread / 32; c < channels; c += product_threads / 32) {

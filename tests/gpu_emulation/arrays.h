@@ -39,8 +39,6 @@ class Memory {
   operator T*() const {
     if (std::find(sizes_.begin(), sizes_.end(), 0) != sizes_.end()) return static_cast<T*>(data_);
     int64_t stride = 1;
-    for (const int64_t size : sizes_)
-      if (size == 0) return static_cast<T*>(data_);
     for (size_t i = sizes_.size(); i-- > 0; stride *= sizes_[i]) {
       if (sizes_[i] > 1 && strides_[i] != stride) throw py::value_error("an array has to be contiguous");
     }

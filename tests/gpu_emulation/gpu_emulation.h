@@ -10,4 +10,5 @@
 #include "warps.h"
 
 #define LM_DEVICE [[maybe_unused]] static inline
+#define LM_DEVICE_CALL [[maybe_unused]] static
 #define LM_KERNEL(threads, blocks) [[maybe_unused]] static void

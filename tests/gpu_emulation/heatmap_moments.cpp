@@ -24,8 +24,8 @@ static void forward(py::object logits, const std::string& dtype, int over, int64
                     double eps, bool align_corners, int64_t second, py::object coords, py::object variance,
                     py::object mass) {
   Call buffers;
-  HeatmapMoments call = call_of(buffers.input(logits, dtype, "logits"), over, count, temperature, eps, align_corners,
-                                second);
+  HeatmapMoments call =
+      call_of(buffers.input(logits, dtype, "logits"), over, count, temperature, eps, align_corners, second);
   call.coords = buffers.output(coords, "float32", "coords");
   call.variance = buffers.output(variance, "float32", "variance");
   call.mass = buffers.output(mass, "float32", "mass");
