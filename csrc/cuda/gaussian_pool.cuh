@@ -94,20 +94,27 @@ gaussian_pool_partials(Map<S> features, Windows given, Tiling tiling, PoolBlock 
       [](int, float) {});
 }
 
-// Sums of `values` numbers over tiles in double, a thread for each: from [image][tile][value] to [image][value], whose
-// values from `split` on go to `rest`.
-LM_KERNEL(product_threads, 1)
-sum_of_tiles(const float* from, int tiles, int values, int64_t all, float* to, int split, float* rest) {
-  const int64_t i = int64_t(blockIdx.x) * product_threads + threadIdx.x;
-  if (i >= all) return;
-  const int64_t n = i / values;
-  const int value = int(i - n * values);
+// Sums of `values` numbers over tiles: from [image][tile][value] to [image][value], `all` of them.
+struct TileSums {
+  const float* from;
+  int tiles, values;
+  int64_t all;
+  float* to;
+};
+LM_DEVICE void sum_tiles(const TileSums& sums, int64_t i) {
+  const int64_t n = i / sums.values, value = i - n * sums.values;
   double sum = 0;
-  for (int t = 0; t < tiles; ++t) sum += double(load(from + (n * tiles + t) * values + value));
-  if (value < split)
-    store(to + n * split + value, float(sum));
-  else
-    store(rest + n * (values - split) + value - split, float(sum));
+  for (int t = 0; t < sums.tiles; ++t) sum += double(load(sums.from + (n * sums.tiles + t) * sums.values + value));
+  store(sums.to + i, float(sum));
+}
+// In double, a thread for each value of two results; the second may be empty.
+LM_KERNEL(product_threads, 1)
+sum_of_tiles(TileSums first, TileSums second) {
+  const int64_t i = int64_t(blockIdx.x) * product_threads + threadIdx.x;
+  if (i < first.all)
+    sum_tiles(first, i);
+  else if (i - first.all < second.all)
+    sum_tiles(second, i - first.all);
 }
 
 // The features' gradient of a tile, and its part of the landmarks': `partials` [image][tile][2 K coordinates, K
@@ -115,7 +122,8 @@ sum_of_tiles(const float* from, int tiles, int values, int64_t all, float* to, i
 template <class S, int R>
 LM_KERNEL(product_threads, 2)
 gaussian_pool_backward_map(const float* grad, Map<S> features, Map<S> grad_features, bool need_features,
-                           bool need_landmarks, Windows given, Tiling tiling, PoolBlock block, float* partials) {
+                           bool need_landmarks, Windows given, Tiling tiling, PoolBlock block, float* moved,
+                           float* wider) {
   LM_DYNAMIC_SHARED(float, q);
   const int tiles = tiles_of(tiling), tile = blockIdx.x % tiles, thread = threadIdx.x;
   const int landmarks = given.count, all = features.channels;
@@ -176,26 +184,26 @@ gaussian_pool_backward_map(const float* grad, Map<S> features, Map<S> grad_featu
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int p = 4 * t.quad + i, row = p / s.columns, column = p - row * s.columns;
-        const float moved = weights[i] * h[r][i];
+        const float by_point = weights[i] * h[r][i];
         const float dx = offset_of(given.x, x, s.x + column), dy = offset_of(given.y, y, s.y + row);
-        moved_x[r] += moved * (dx - mean_x.offset);
-        moved_y[r] += moved * (dy - mean_y.offset);
-        widened[r] += moved * ((excess_of(x, dx) - mean_x.excess) + (excess_of(y, dy) - mean_y.excess));
+        moved_x[r] += by_point * (dx - mean_x.offset);
+        moved_y[r] += by_point * (dy - mean_y.offset);
+        widened[r] += by_point * ((excess_of(x, dx) - mean_x.excess) + (excess_of(y, dy) - mean_y.excess));
       }
     }
   }
   if (!need_landmarks) return;
-  float* const to = partials + int64_t(blockIdx.x) * 3 * landmarks;
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     const int k = t.row + r * t.rows;
     const float x = sum_of_quads(moved_x[r], block.pixels), y = sum_of_quads(moved_y[r], block.pixels);
-    const float wider = sum_of_quads(widened[r], block.pixels);
+    const float more = sum_of_quads(widened[r], block.pixels);
     if (k >= landmarks || t.quad) continue;
     const float sigma = load(given.sigma + n * landmarks + k), square = 1 / (sigma * sigma);
-    store(to + 2 * k, x * square * given.x.scale);
-    store(to + 2 * k + 1, y * square * given.y.scale);
-    store(to + 2 * landmarks + k, wider * square / sigma);
+    const int64_t to = int64_t(blockIdx.x) * landmarks + k;
+    store(moved + 2 * to, x * square * given.x.scale);
+    store(moved + 2 * to + 1, y * square * given.y.scale);
+    store(wider + to, more * square / sigma);
   }
 }
 

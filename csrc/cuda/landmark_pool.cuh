@@ -11,20 +11,21 @@ namespace lmdis {
 constexpr int most_pool_channels = 256;
 constexpr int pool_steps = 8;
 
-// Pixels and features of a block that needs `of_channel` numbers for each channel besides a weight for each pixel, and
-// for each feature and channel `coefficients`.
+// Pixels and features of a block that needs, besides weights and features, so many numbers for each channel and pixel
+// and for each channel, and for each feature and channel one where there are coefficients.
 inline PoolBlock pool_block(int64_t channels, int64_t features, int of_channel_pixel, int of_channel,
                             bool coefficients) {
-  PoolBlock block = {channels <= 64 ? 64 : channels <= 128 ? 32 : 16, int(features < 64 ? features : 64), 0};
-  const auto numbers = [&](const PoolBlock& b) {
-    return channels * (b.pixels + 4 + of_channel_pixel * b.pixels + of_channel) +
-           b.features * (b.pixels + 4 + (coefficients ? channels : 0));
+  const auto fits = [&](const PoolBlock& b) {
+    const int64_t numbers = channels * (b.pitch + of_channel_pixel * b.pixels + of_channel) + features_numbers(b) +
+                            (coefficients ? b.features * channels : 0);
+    return numbers * int64_t(sizeof(float)) <= tile_bytes && pool_units(int(channels), b.features) <= product_threads;
   };
-  while (block.features > 4 && (numbers(block) * int64_t(sizeof(float)) > tile_bytes ||
-                                (!coefficients && pool_units(int(channels), block.features) > product_threads)))
-    block.features = (block.features + 1) / 2;
-  block.pitch = block.pixels + 4;
-  return block;
+  for (int pixels = channels <= 64 ? 64 : 32;; pixels /= 2)
+    for (int at_once = int(features < 64 ? features : 64);; at_once = (at_once + 1) / 2) {
+      const PoolBlock block = {pixels, at_once, pixels + 4};
+      if (fits(block) || (pixels == 8 && at_once <= 4)) return block;
+      if (at_once <= 4) break;
+    }
 }
 // Bytes of shared memory: what the block's parts need, and no less than what sums over groups or rows go through.
 inline size_t pool_shared(const PoolBlock& b, int64_t channels, int64_t numbers) {
@@ -78,6 +79,9 @@ inline int64_t workspace_bytes(const GaussianPoolBackward& call) {
 }
 
 inline unsigned blocks_for(int64_t values) { return unsigned((values + product_threads - 1) / product_threads); }
+inline void sum_over_tiles(const TileSums& first, const TileSums& second, Stream stream) {
+  LM_LAUNCH(sum_of_tiles, blocks_for(first.all + second.all), product_threads, 0, stream, first, second);
+}
 
 inline void run(const LandmarkPool& call, Stream stream) {
   const int64_t n = call.logits.n, channels = call.logits.c, features = call.features.c;
@@ -181,10 +185,7 @@ inline void run(const GaussianPool& call, Stream stream) {
               windows_of(call), t, block, partials);
   });
   const int values = int(call.landmarks * features);
-  float *const to = static_cast<float*>(call.pooled), *const none = nullptr;
-  const float* const from = partials;
-  LM_LAUNCH(sum_of_tiles, blocks_for(n * values), product_threads, 0, stream, from, tiles_of(t), values, n * values, to,
-            values, none);
+  sum_over_tiles({partials, tiles_of(t), values, n * values, static_cast<float*>(call.pooled)}, {}, stream);
 }
 
 inline void run(const GaussianPoolBackward& call, Stream stream) {
@@ -196,7 +197,8 @@ inline void run(const GaussianPoolBackward& call, Stream stream) {
   const int64_t landmarks = forward.landmarks;
   const size_t bytes = pool_shared(block, landmarks, block.features * landmarks + windows_numbers(landmarks, block));
   const float* const grad = static_cast<const float*>(call.grad);
-  float* const partials = static_cast<float*>(forward.workspace);
+  const int64_t parts = n * tiles_of(t) * landmarks;
+  float *const moved = static_cast<float*>(forward.workspace), *const wider = moved + 2 * parts;
   with_storage(forward.features.dtype, [&](auto* storage) {
     using S = std::remove_pointer_t<decltype(storage)>;
     const Map<S> features = map_of<S>(forward.features);
@@ -204,15 +206,14 @@ inline void run(const GaussianPoolBackward& call, Stream stream) {
     with_rows(landmarks, block, [&](auto rows) {
       constexpr int R = decltype(rows)::value;
       LM_LAUNCH((gaussian_pool_backward_map<S, R>), unsigned(n * tiles_of(t)), product_threads, bytes, stream, grad,
-                features, grad_features, call.need_features, call.need_landmarks, windows_of(forward), t, block,
-                partials);
+                features, grad_features, call.need_features, call.need_landmarks, windows_of(forward), t, block, moved,
+                wider);
     });
   });
   if (!call.need_landmarks) return;
-  const int values = int(3 * landmarks);
-  const float* const from = partials;
-  LM_LAUNCH(sum_of_tiles, blocks_for(n * values), product_threads, 0, stream, from, tiles_of(t), values, n * values,
-            static_cast<float*>(call.grad_coords), int(2 * landmarks), static_cast<float*>(call.grad_sigma));
+  const int tiles = tiles_of(t), count = int(landmarks);
+  sum_over_tiles({moved, tiles, 2 * count, n * 2 * count, static_cast<float*>(call.grad_coords)},
+                 {wider, tiles, count, n * count, static_cast<float*>(call.grad_sigma)}, stream);
 }
 
 }  // namespace lmdis
