@@ -68,7 +68,7 @@ class Buffers {
 
   // Checks and records an access; returns where the bytes are.
   template <Access access>
-  char* at(const void* pointer, size_t bytes, size_t alignment, const Place& place) {
+  [[gnu::noinline]] char* at(const void* pointer, size_t bytes, size_t alignment, const Place& place) {
     const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
     const size_t slot = (address - base_) / slot_bytes;
     if (slot >= buffers_.size()) fail_nowhere(access, bytes, place);

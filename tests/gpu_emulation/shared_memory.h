@@ -76,7 +76,7 @@ inline void place(SharedArray& array, const char* name, size_t count, size_t ele
 
 // Checks and records an access to an element.
 template <Access access>
-inline void touch(const SharedArray& array, size_t index) {
+[[gnu::noinline]] inline void touch(const SharedArray& array, size_t index) {
   if (index >= array.count) fail_shared_bounds(array, index, access);
   Shadow& shadow = array.shadow[index];
   if (shadow.written < now.block) {

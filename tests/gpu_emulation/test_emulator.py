@@ -94,6 +94,14 @@ def test_mistake_is_caught(name: str, mode: str, seed: int) -> None:
     np.testing.assert_array_equal(results, expected)
 
 
+def test_time_is_set_back_before_it_overflows() -> None:
+    kernels("planted").advance_time()
+    for name in ("race_between_groups", "shared_of_another_block", "write_after_read"):
+        np.testing.assert_array_equal(*swapped(name, name))
+        with pytest.raises(EmulationError, match="tile"):
+            swapped(name, name + "_wrong")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_block_sums_in_every_order(dtype: torch.dtype) -> None:
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
