@@ -55,6 +55,24 @@ def _load_compiled() -> str | None:
     return None
 
 
+def _load_cuda() -> str | None:
+    """Load the compiled CUDA extension, which registers its kernels; why it cannot run anything, or None."""
+    if importlib.util.find_spec(f"{__package__}._C_cuda") is None:
+        return (
+            "not built: this installation has no compiled CUDA extension (no nvcc of torch's CUDA when it was "
+            "installed, or LMDIS_FAST_BUILD=cpu or none)"
+        )
+    if torch.version.cuda is None:
+        return f"built, but torch {torch.__version__} is a build without CUDA"
+    try:
+        importlib.import_module("lmdis_fast._C_cuda")
+    except (ImportError, OSError) as error:
+        return f"built, but it cannot be loaded into torch {torch.__version__}: {error}"
+    if torch.cuda.device_count() == 0:
+        return "not usable: torch sees no NVIDIA GPU"
+    return None
+
+
 def _triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
@@ -77,7 +95,7 @@ UNAVAILABLE: dict[str, str | None] = {
     "reference": None,
     "cpu": _load_compiled(),
     "triton": _look_for_triton(),
-    "cuda": "not built: this installation has no compiled CUDA extension",
+    "cuda": _load_cuda(),
 }
 
 _kernels: dict[str, dict[str, tuple[Kernel, WhyNot | None]]] = {name: {} for name in BACKENDS}
@@ -117,6 +135,33 @@ def register_compiled(op: str) -> bool:
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     register_kernel("cpu", op, lambda *args: compiled.call_boxed(keys, *args), _not_on_cpu)
     return True
+
+
+def register_cuda(op: str) -> bool:
+    """Take the compiled extension's CUDA kernel of ``op``, if it has one, as backend ``cuda``."""
+    if UNAVAILABLE["cuda"] is not None or not _has_cuda_kernel(op):
+        return False
+    usual, repeatable = _cuda_kernel(op), f"{op}_repeatable"
+    if _has_cuda_kernel(repeatable):
+        exact = _cuda_kernel(repeatable)
+
+        def kernel(*args: Any) -> Any:
+            return (exact if torch.are_deterministic_algorithms_enabled() else usual)(*args)
+
+        register_kernel("cuda", op, kernel, not_for_cuda)
+    else:
+        register_kernel("cuda", op, usual, not_for_cuda)
+    return True
+
+
+def _has_cuda_kernel(op: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"lmdis_fast::{op}", "CUDA")
+
+
+def _cuda_kernel(op: str) -> Kernel:
+    compiled = torch.library.get_kernel(f"lmdis_fast::{op}", "CUDA")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    return lambda *args: compiled.call_boxed(keys, *args)
 
 
 def register_triton(op: str, room: str) -> bool:

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
 #if defined(__CUDACC__)
 
 #include <cuda_bf16.h>
@@ -24,6 +26,8 @@
   T* const name = reinterpret_cast<T*>(lm_shared)
 // What shared arrays are passed as; has [] and +.
 #define LM_SHARED_POINTER(T) T*
+// Said in a function that is not inlined, which could not know otherwise.
+#define LM_ASSUME_SHARED(pointer) __builtin_assume(__isShared(pointer))
 // A kernel with template arguments stands in parentheses.
 #define LM_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
@@ -82,19 +86,23 @@ struct Word<16> {
 // Global memory. load_vector and store_vector need an address that is a multiple of their size, 16 bytes at most.
 template <class T>
 LM_DEVICE T load(const T* from) {
+  __builtin_assume(__isGlobal(from));
   return *from;
 }
 template <class T>
-LM_DEVICE void store(T* to, T value) {
+LM_DEVICE void store(T* to, std::type_identity_t<T> value) {
+  __builtin_assume(__isGlobal(to));
   *to = value;
 }
 template <int N, class T>
 LM_DEVICE Vector<T, N> load_vector(const T* from) {
+  __builtin_assume(__isGlobal(from));
   const auto word = *reinterpret_cast<const typename Word<sizeof(T) * N>::Type*>(from);
   return *reinterpret_cast<const Vector<T, N>*>(&word);
 }
 template <int N, class T>
 LM_DEVICE void store_vector(T* to, const Vector<T, N>& value) {
+  __builtin_assume(__isGlobal(to));
   *reinterpret_cast<typename Word<sizeof(T) * N>::Type*>(to) =
       *reinterpret_cast<const typename Word<sizeof(T) * N>::Type*>(&value);
 }
@@ -105,11 +113,13 @@ LM_DEVICE void atomic_max(unsigned int* to, unsigned int value) { atomicMax(to, 
 // Shared memory, N values at a time from a multiple of N.
 template <int N, class T>
 LM_DEVICE Vector<T, N> load_shared(const T* from) {
-  return load_vector<N>(from);
+  const auto word = *reinterpret_cast<const typename Word<sizeof(T) * N>::Type*>(from);
+  return *reinterpret_cast<const Vector<T, N>*>(&word);
 }
 template <int N, class T>
 LM_DEVICE void store_shared(T* to, const Vector<T, N>& value) {
-  store_vector(to, value);
+  *reinterpret_cast<typename Word<sizeof(T) * N>::Type*>(to) =
+      *reinterpret_cast<const typename Word<sizeof(T) * N>::Type*>(&value);
 }
 
 }  // namespace lmdis

@@ -94,29 +94,6 @@ gaussian_pool_partials(Map<S> features, Windows given, Tiling tiling, PoolBlock 
       [](int, float) {});
 }
 
-// Sums of `values` numbers over tiles: from [image][tile][value] to [image][value], `all` of them.
-struct TileSums {
-  const float* from;
-  int tiles, values;
-  int64_t all;
-  float* to;
-};
-LM_DEVICE void sum_tiles(const TileSums& sums, int64_t i) {
-  const int64_t n = i / sums.values, value = i - n * sums.values;
-  double sum = 0;
-  for (int t = 0; t < sums.tiles; ++t) sum += double(load(sums.from + (n * sums.tiles + t) * sums.values + value));
-  store(sums.to + i, float(sum));
-}
-// In double, a thread for each value of two results; the second may be empty.
-LM_KERNEL(product_threads, 1)
-sum_of_tiles(TileSums first, TileSums second) {
-  const int64_t i = int64_t(blockIdx.x) * product_threads + threadIdx.x;
-  if (i < first.all)
-    sum_tiles(first, i);
-  else if (i - first.all < second.all)
-    sum_tiles(second, i - first.all);
-}
-
 // The features' gradient of a tile, and its part of the landmarks': `partials` [image][tile][2 K coordinates, K
 // widths]. Shared memory: weights, features (then their gradient), coefficients, windows, weights along both axes.
 template <class S, int R>

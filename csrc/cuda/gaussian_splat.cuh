@@ -2,7 +2,6 @@
 #pragma once
 
 #include "gaussian_maps.cuh"
-#include "landmark_pool.cuh"
 
 namespace lmdis {
 

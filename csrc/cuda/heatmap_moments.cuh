@@ -3,45 +3,18 @@
 #pragma once
 
 #include "marginals.cuh"
+#include "moments_tiling.cuh"
 
 namespace lmdis {
 
-// Shared memory that a block may have without asking the driver, less what kernels have besides tiles.
-constexpr int tile_bytes = 46 * 1024;
-// Beyond so many channels a tile would have less than 4 pixels.
-constexpr int most_channels = 512;
-
-// Threads of a tile of so many channels, each with so many numbers besides.
-inline int pixels_of_tile(int64_t channels, int numbers) {
-  int pixels = moments_threads;
-  while (pixels > 4 && channels * (pixels + 4 + numbers) * int64_t(sizeof(float)) > tile_bytes) pixels /= 2;
-  return pixels;
-}
-
-// Softmax over the whole image, or more channels than a thread has registers for, or neither.
-inline Tiling moments_tiling(const HeatmapMoments& call) {
-  const bool many = call.over == Over::channels && call.logits.c > most_columns;
-  const int pixels = many ? pixels_of_tile(call.logits.c, moments_record) : moments_threads;
-  return tiling_of(call.logits.h, call.logits.w, pixels, moments_rows);
-}
-
 inline int64_t workspace_bytes(const HeatmapMoments& call) {
+  if (call.over != Over::marginals) return moments_bytes(call);
   const Tiling t = moments_tiling(call);
-  const int64_t maps = call.logits.n * call.logits.c, numbers = call.over == Over::marginals
-                                                                    ? t.down * call.logits.w + t.across * call.logits.h
-                                                                    : tiles_of(t) * int64_t(moments_values);
+  const int64_t maps = call.logits.n * call.logits.c, numbers = t.down * call.logits.w + t.across * call.logits.h;
   return maps * numbers * int64_t(sizeof(float));
 }
 inline int64_t workspace_bytes(const HeatmapMomentsBackward& call) {
   return call.forward.over == Over::channels ? 0 : workspace_bytes(call.forward);
-}
-
-inline float scale_of(const HeatmapMoments& call) { return float(1.4426950408889634 / call.temperature); }
-inline Frame frame_of(const HeatmapMoments& call) {
-  return frame_of(long(call.logits.h), long(call.logits.w), call.align_corners);
-}
-inline unsigned groups_of_channels(const HeatmapMoments& call) {
-  return unsigned((call.logits.c + moments_warps - 1) / moments_warps);
 }
 
 // The sums along the axes, and the scales of their means in powers of two.
@@ -61,13 +34,6 @@ void sum_axes(const HeatmapMoments& call, const Tiling& t, const AxisSums& sums,
   const dim3 grid(unsigned(call.logits.n * tiles_of(t)), groups_of_channels(call));
   LM_LAUNCH(heatmap_moments_axes<S>, grid, moments_threads, 0, stream, map_of<S>(call.logits), t, sums);
 }
-template <class S>
-void sum_pixels(const HeatmapMoments& call, const Tiling& t, const Partials& partials, Stream stream) {
-  const dim3 grid(unsigned(call.logits.n * tiles_of(t)), groups_of_channels(call));
-  LM_LAUNCH(heatmap_moments_pixels<S>, grid, moments_threads, 0, stream, map_of<S>(call.logits), t, scale_of(call),
-            partials);
-}
-
 // Softmax across at most C channels.
 template <class S, int C>
 void sum_channels(const HeatmapMoments& call, const Tiling& t, const Partials& partials, Stream stream) {

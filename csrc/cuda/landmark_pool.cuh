@@ -3,42 +3,12 @@
 #pragma once
 
 #include "gaussian_pool.cuh"
-#include "heatmap_moments.cuh"
+#include "moments_tiling.cuh"
 
 namespace lmdis {
 
 // Beyond so many channels a block's shared memory would hold too few pixels.
 constexpr int most_pool_channels = 256;
-constexpr int pool_steps = 8;
-
-// Pixels and features of a block that needs, besides weights and features, so many numbers for each channel and pixel
-// and for each channel, and for each feature and channel one where there are coefficients.
-inline PoolBlock pool_block(int64_t channels, int64_t features, int of_channel_pixel, int of_channel,
-                            bool coefficients) {
-  const auto fits = [&](const PoolBlock& b) {
-    const int64_t numbers = channels * (b.pitch + of_channel_pixel * b.pixels + of_channel) + features_numbers(b) +
-                            (coefficients ? b.features * channels : 0);
-    return numbers * int64_t(sizeof(float)) <= tile_bytes && pool_units(int(channels), b.features) <= product_threads;
-  };
-  for (int pixels = channels <= 64 ? 64 : 32;; pixels /= 2)
-    for (int at_once = int(features < 64 ? features : 64);; at_once = (at_once + 1) / 2) {
-      const PoolBlock block = {pixels, at_once, pixels + 4};
-      if (fits(block) || (pixels == 8 && at_once <= 4)) return block;
-      if (at_once <= 4) break;
-    }
-}
-// Bytes of shared memory: what the block's parts need, and no less than what sums over groups or rows go through.
-inline size_t pool_shared(const PoolBlock& b, int64_t channels, int64_t numbers) {
-  const int64_t all = channels * b.pitch + features_numbers(b) + numbers;
-  return size_t(all > pool_scratch ? all : pool_scratch) * sizeof(float);
-}
-inline Tiling pool_tiling(const Maps& maps, const PoolBlock& block) {
-  return with_steps(tiling_of(maps.h, maps.w, block.pixels, 1), maps.h, pool_steps);
-}
-inline unsigned pool_blocks(int64_t features, const PoolBlock& block) {
-  return unsigned((features + block.features - 1) / block.features);
-}
-
 inline PoolBlock forward_block(const LandmarkPool& call) {
   return pool_block(call.logits.c, call.features.c, 0, 2, false);
 }
@@ -67,7 +37,7 @@ inline int64_t workspace_bytes(const LandmarkPool& call) {
   return call.logits.n * tiles * call.logits.c * (call.features.c + 2) * int64_t(sizeof(float));
 }
 inline int64_t workspace_bytes(const LandmarkPoolBackward& call) {
-  return call.forward.over_pixels ? workspace_bytes(peaks_of(call.forward)) : 0;
+  return call.forward.over_pixels ? moments_bytes(peaks_of(call.forward)) : 0;
 }
 inline int64_t workspace_bytes(const GaussianPool& call) {
   const int64_t tiles = tiles_of(pool_tiling(call.features, forward_block(call)));
@@ -76,11 +46,6 @@ inline int64_t workspace_bytes(const GaussianPool& call) {
 inline int64_t workspace_bytes(const GaussianPoolBackward& call) {
   const int64_t tiles = tiles_of(pool_tiling(call.forward.features, backward_block(call.forward)));
   return call.forward.features.n * tiles * 3 * call.forward.landmarks * int64_t(sizeof(float));
-}
-
-inline unsigned blocks_for(int64_t values) { return unsigned((values + product_threads - 1) / product_threads); }
-inline void sum_over_tiles(const TileSums& first, const TileSums& second, Stream stream) {
-  LM_LAUNCH(sum_of_tiles, blocks_for(first.all + second.all), product_threads, 0, stream, first, second);
 }
 
 inline void run(const LandmarkPool& call, Stream stream) {
@@ -107,18 +72,6 @@ inline void run(const LandmarkPool& call, Stream stream) {
               int(channels), int(features), values, call.eps, to, masses);
   };
   call.over_pixels ? both(std::true_type{}) : both(std::false_type{});
-}
-
-// Calls body(a number that is known when compiling): rows of a thread that has `rows` apart of so many channels.
-template <class Body>
-void with_rows(int64_t channels, const PoolBlock& block, Body body) {
-  const int64_t rows = product_threads / (block.pixels / 4);
-  if (channels <= rows)
-    body(std::integral_constant<int, 1>{});
-  else if (channels <= 2 * rows)
-    body(std::integral_constant<int, 2>{});
-  else
-    body(std::integral_constant<int, 4>{});
 }
 
 inline void run(const LandmarkPoolBackward& call, Stream stream) {

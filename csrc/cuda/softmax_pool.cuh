@@ -5,19 +5,10 @@
 #pragma once
 
 #include "../landmark_pool.h"
-#include "product.cuh"
+#include "pool_block.cuh"
 #include "moments_gradient.cuh"
 
 namespace lmdis {
-
-// How a block cuts a pool: pixels of a step, features at a time, their pitch in shared memory.
-struct PoolBlock {
-  int pixels, features, pitch;
-};
-// Numbers of shared memory for the features, where sums of 4 pixels a thread go through as well.
-LM_FUNCTION int features_numbers(const PoolBlock& b) {
-  return b.features * b.pitch > 4 * product_threads ? b.features * b.pitch : 4 * product_threads;
-}
 
 // Softmax of a step across channels, in place: neighbouring threads share a pixel. Zero where there is no pixel.
 LM_DEVICE void softmax_of_step(LM_SHARED_POINTER(float) z, int channels, const PoolBlock& block, const Step& s,

@@ -58,6 +58,9 @@ LM_DEVICE float exponentials(LM_SHARED_POINTER(float) z, int pitch, int channels
   return inverse_total(total);
 }
 
+// 0 without a mass; a mass may be so small that its inverse is infinite.
+LM_DEVICE float mean_of(float sum, float mass) { return mass == 0 ? 0.f : sum / mass; }
+
 // A channel's moments from its columns' sums: `sums` holds those of q, of q y and of q y^2 for every thread, `across`
 // the threads' x. A whole warp calls it.
 LM_DEVICE TileMoments moments_of_columns(LM_SHARED_POINTER(float) sums, LM_SHARED_POINTER(float) across, int threads) {
@@ -70,9 +73,8 @@ LM_DEVICE TileMoments moments_of_columns(LM_SHARED_POINTER(float) sums, LM_SHARE
     y += sums[moments_threads + t];
   }
   mass = warp_sum(mass);
-  const float inverse = inverse_total(mass);
-  x = warp_sum(x) * inverse;
-  y = warp_sum(y) * inverse;
+  x = mean_of(warp_sum(x), mass);
+  y = mean_of(warp_sum(y), mass);
   float xx = 0, yy = 0, xy = 0;
   for (int t = lane; t < threads; t += 32) {
     const float q = sums[t], qy = sums[moments_threads + t], dx = across[t] - x, level = qy - y * q;
@@ -151,9 +153,8 @@ LM_DEVICE TileMoments moments_of_step(LM_SHARED_POINTER(float) weights, LM_SHARE
     y += q * float(row);
   }
   mass = warp_sum(mass);
-  const float inverse = inverse_total(mass);
-  x = warp_sum(x) * inverse;
-  y = warp_sum(y) * inverse;
+  x = mean_of(warp_sum(x), mass);
+  y = mean_of(warp_sum(y), mass);
   float xx = 0, yy = 0, xy = 0;
   for (int p = lane; p < pixels; p += 32) {
     const int row = p / s.columns, column = p - row * s.columns;

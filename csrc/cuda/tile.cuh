@@ -6,6 +6,9 @@
 
 namespace lmdis {
 
+// Shared memory that a block may have without asking the driver, less what kernels have besides tiles.
+constexpr int tile_bytes = 46 * 1024;
+
 // Where 16 bytes lie side by side: in no place that can be relied on, along rows, or across the channels of pixels.
 enum class Layout { strided, rows, pixels };
 
@@ -171,12 +174,14 @@ LM_DEVICE void load_step_inlined(const Map<S>& map, const Step& s, LM_SHARED_POI
 
 template <int threads, class S>
 LM_DEVICE_CALL void load_step(Map<S> map, Step s, LM_SHARED_POINTER(float) to, int pitch) {
+  LM_ASSUME_SHARED(to);
   load_step_inlined<threads>(map, s, to, pitch);
 }
 
 // The reverse of load_step.
 template <int threads, class S>
 LM_DEVICE_CALL void store_step(Map<S> map, Step s, LM_SHARED_POINTER(float) from, int pitch) {
+  LM_ASSUME_SHARED(from);
   constexpr int V = wide<S>;
   const bool along = map.layout == Layout::rows;
   for_each_word<threads>(

@@ -151,6 +151,13 @@ class Call {
 inline void bind_emulator(py::module_& module) {
   static py::handle raised;
   module.def("raise_as", [](const py::object& cls) { raised = py::object(cls).release(); });
+  module.def("take_launches", [] {
+    py::list found;
+    for (const Launched& one : launched)
+      found.append(py::make_tuple(one.kernel, py::make_tuple(one.grid.x, one.grid.y, one.grid.z)));
+    launched.clear();
+    return found;
+  });
   module.def("set_order", [](const std::string& mode, uint64_t seed) {
     if (mode != "forward" && mode != "reverse" && mode != "random") throw py::value_error("no such order: " + mode);
     order().mode = mode == "forward"   ? Order::Mode::forward

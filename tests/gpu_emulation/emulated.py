@@ -50,6 +50,16 @@ def order(mode: str, seed: int = 0) -> Iterator[None]:
             module.set_order("forward", 0)
 
 
+@contextmanager
+def launches(name: str) -> Iterator[list[tuple[str, tuple[int, int, int]]]]:
+    """Kernels of a module and their grids, in a list that is filled when the context ends."""
+    module = kernels(name)
+    module.take_launches()
+    found: list[tuple[str, tuple[int, int, int]]] = []
+    yield found
+    found.extend(module.take_launches())
+
+
 def in_every_order(run: Callable[[], tuple[Array, ...]]) -> tuple[Array, ...]:
     """The arrays that ``run`` makes, required to be equal bit by bit in every order of threads and blocks."""
     results = []

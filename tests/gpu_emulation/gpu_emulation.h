@@ -11,4 +11,5 @@
 
 #define LM_DEVICE [[maybe_unused]] static inline
 #define LM_DEVICE_CALL [[maybe_unused]] static
+#define LM_ASSUME_SHARED(pointer) static_cast<void>(0)
 #define LM_KERNEL(threads, blocks) [[maybe_unused]] static void

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "barriers.h"
@@ -9,6 +10,13 @@
 #include "shared_memory.h"
 
 namespace gpu_emulation {
+
+// Kernels and grids since they were last asked for.
+struct Launched {
+  std::string kernel;
+  dim3 grid;
+};
+inline std::vector<Launched> launched;
 
 inline void check_launch(dim3 grid, dim3 threads, size_t dynamic_shared) {
   const auto refuse = [](const std::string& what) { throw Error(kind::limit, kernel_name + ": " + what); };
@@ -28,6 +36,7 @@ void launch(const char* kernel, dim3 grid, dim3 threads, size_t dynamic_shared, 
   if (kernel_name.front() == '(' && kernel_name.back() == ')')
     kernel_name = kernel_name.substr(1, kernel_name.size() - 2);
   check_launch(grid, threads, dynamic_shared);
+  launched.push_back({kernel_name, grid});
   gridDim = grid;
   blockDim = threads;
   block.random = Random(order().seed);

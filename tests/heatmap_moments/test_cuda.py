@@ -6,8 +6,7 @@ from hypothesis import given
 
 from ..agreement import Arrangement
 from ..cases import Case, cases_of
-from ..gpu_emulation.backend import check_emulated, check_orders, few
-from ..interpreted import arrangements
+from ..gpu_emulation.backend import arrangements, check_emulated, check_orders, check_stages, few
 
 CASES = cases_of("heatmap_moments")
 
@@ -24,3 +23,8 @@ def test_agrees_with_the_definition(case: Case, arrangement: Arrangement) -> Non
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_any_order_of_threads_and_blocks(case: Case, layout: str, dtype: torch.dtype) -> None:
     check_orders(case, dtype, layout)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_tile_and_many(case: Case) -> None:
+    check_stages(case)
