@@ -1,11 +1,14 @@
 """The compiled extension as a file: what it asks of torch and Python, what it defines, and how its sources are laid out."""
 
+import importlib
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import lmdis_fast
 from lmdis_fast import backends
@@ -20,22 +23,26 @@ ENTRIES = {
     *("entries/tensors.h", "cpu/batch_norm.cpp"),
 }
 #: Rooms with CUDA kernels.
-GPU_ROOMS = ["heatmap_moments", "landmark_pool"]
+GPU_ROOMS = ["heatmap_moments", "landmark_pool", "gaussian_splat"]
 #: Names of the limited API, all that a file for every Python from 3.10 on may ask for.
 PYTHON_NAMES = {"PyModule_Create2", "PyModuleDef_Init"}
 
 
-def extension() -> Path:
+NAMES = ["_C", "_C_cuda"]
+
+
+def extension(name: str) -> Path:
     """The built extension; skips where there is none."""
-    if backends.UNAVAILABLE["cpu"] is not None:
-        pytest.skip(f"backend cpu: {backends.UNAVAILABLE['cpu']}")
-    (found,) = Path(lmdis_fast.__file__).parent.glob("_C*.so")
-    return found
+    found = list(Path(lmdis_fast.__file__).parent.glob(f"{name}.*so"))
+    if not found:
+        backend = "cuda" if name == "_C_cuda" else "cpu"
+        pytest.skip(f"backend {backend}: {backends.UNAVAILABLE[backend]}")
+    return found[0]
 
 
-def undefined_symbols() -> set[str]:
+def undefined_symbols(name: str) -> set[str]:
     """What the extension takes from other libraries."""
-    path = extension()
+    path = extension(name)
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
     listed = subprocess.run(
@@ -44,13 +51,16 @@ def undefined_symbols() -> set[str]:
     return {line.split()[-1].split("@")[0] for line in listed.stdout.splitlines()}
 
 
-def test_takes_only_stable_symbols_from_torch() -> None:
-    symbols = undefined_symbols()
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_only_stable_symbols_from_torch(name: str) -> None:
+    symbols = undefined_symbols(name)
     unstable = {name for name in symbols if re.match(r"_ZN?K?(T[VIS])?N?K?(2at|3c10|5torch|5caffe2)", name)}
-    unstable |= {name for name in symbols if name.startswith("THP") or "c10" in name}
+    # the C function that words CUDA's errors is part of the stable interface, whatever its name
+    stable = {"torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg"}
+    unstable |= {name for name in symbols - stable if name.startswith("THP") or "c10" in name}
     assert not unstable
     of_torch = {name for name in symbols if name.startswith(("aoti_torch_", "torch_"))}
-    assert "aoti_torch_library_impl" in of_torch or "torch_library_impl" in of_torch
+    assert {"aoti_torch_library_impl", "torch_library_impl"} & of_torch
     # The rest is the runtime of C++, mangled names in namespace std, and plain names of C.
     mangled = {name for name in symbols - of_torch if name.startswith("_Z")}
     assert all(
@@ -58,29 +68,59 @@ def test_takes_only_stable_symbols_from_torch() -> None:
     ), mangled
 
 
-def test_takes_only_the_limited_api_from_python() -> None:
-    assert extension().name == "_C.abi3.so"
-    of_python = {name for name in undefined_symbols() if re.match("_?Py", name)}
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_only_the_limited_api_from_python(name: str) -> None:
+    assert extension(name).name == f"{name}.abi3.so"
+    of_python = {symbol for symbol in undefined_symbols(name) if re.match("_?Py", symbol)}
     assert of_python <= PYTHON_NAMES
 
 
-def test_offers_nothing_but_its_module() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_offers_nothing_but_its_module(name: str) -> None:
     """No symbol that could stand for another library's, such as vector code compiled for this processor alone."""
-    path = extension()
+    path = extension(name)
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
     listed = subprocess.run(
         ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
     )
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
-    assert "PyInit__C" in names
-    assert not {name for name in names if "lmdis" in name}
+    assert f"PyInit_{name}" in names
+    assert not {symbol for symbol in names if "lmdis" in symbol}
 
 
 def test_has_a_kernel_for_every_operator() -> None:
-    extension()
+    extension("_C")
     assert set(SCHEMAS) == set(OPERATORS)
     assert [op for op in OPERATORS if not backends.can_run_cpu(op)] == []
+
+
+def test_cuda_extension_loads_without_a_gpu_and_has_the_kernels() -> None:
+    """Where torch is built for CUDA; whether there is a GPU is another question."""
+    extension("_C_cuda")
+    if torch.version.cuda is None:
+        pytest.skip("torch is built without CUDA")
+    importlib.import_module("lmdis_fast._C_cuda")
+    gpu_operators = [op for op in OPERATORS if not op.startswith("batch_norm")]
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert [op for op in gpu_operators if not has(f"lmdis_fast::{op}", "CUDA")] == []
+    if torch.cuda.device_count() == 0:
+        assert backends.UNAVAILABLE["cuda"] == "not usable: torch sees no NVIDIA GPU"
+
+
+def test_cuda_extension_is_left_alone_by_a_torch_without_cuda() -> None:
+    """The package works there and says why that backend does not."""
+    extension("_C_cuda")
+    program = (
+        "import torch; torch.version.cuda = None; import lmdis_fast.ops; from lmdis_fast import backends; "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(backends.UNAVAILABLE['cuda'])"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "is a build without CUDA" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("room", ROOMS)

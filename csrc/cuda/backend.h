@@ -35,13 +35,15 @@ class Backend {
     torch::stable::Tensor bytes_;
   };
 
-  // workspace_bytes(call) and run(call, stream) are the room's.
+  // workspace_bytes(call), refusal(call) and run(call, stream) are the room's. Python asks lmdis_fast/backends.py first.
   template <class Call>
   static int64_t workspace_bytes(const Call& call) {
     return lmdis::workspace_bytes(call);
   }
   template <class Call>
   void run(const Call& call) const {
+    const char* const reason = lmdis::refusal(call);
+    STD_TORCH_CHECK(reason == nullptr, "backend cuda: ", reason);
     lmdis::run(call, stream_);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }

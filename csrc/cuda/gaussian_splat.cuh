@@ -8,6 +8,13 @@ namespace lmdis {
 // Beyond so many landmarks a block's shared memory would hold too few pixels.
 constexpr int most_splat_landmarks = 128;
 
+// Why a call cannot be run, or null.
+inline const char* refusal(const GaussianSplat& call) {
+  if (call.landmarks > most_splat_landmarks) return "Gaussians are rendered for at most 128 landmarks";
+  return call.levels <= most_levels ? nullptr : "Gaussians are rendered of at most 16 widths";
+}
+inline const char* refusal(const GaussianSplatBackward& call) { return refusal(call.forward); }
+
 inline Levels levels_of(const GaussianSplat& call) {
   const Maps& m = call.maps;
   Levels v{};

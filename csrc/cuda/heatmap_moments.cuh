@@ -7,6 +7,13 @@
 
 namespace lmdis {
 
+// Why a call cannot be run, or null.
+inline const char* refusal(const HeatmapMoments& call) {
+  if (call.over != Over::channels || call.logits.c <= most_channels) return nullptr;
+  return "a softmax across channels takes at most 512 of them";
+}
+inline const char* refusal(const HeatmapMomentsBackward& call) { return refusal(call.forward); }
+
 inline int64_t workspace_bytes(const HeatmapMoments& call) {
   if (call.over != Over::marginals) return moments_bytes(call);
   const Tiling t = moments_tiling(call);

@@ -8,7 +8,7 @@
 namespace lmdis {
 
 // Beyond so many channels a block's shared memory would hold too few pixels.
-constexpr int most_pool_channels = 256;
+constexpr int most_pool_channels = 256, most_windows = 128;
 inline PoolBlock forward_block(const LandmarkPool& call) {
   return pool_block(call.logits.c, call.features.c, 0, 2, false);
 }
@@ -31,6 +31,16 @@ inline HeatmapMoments peaks_of(const LandmarkPool& call) {
   peaks.workspace = call.workspace;
   return peaks;
 }
+
+// Why a call cannot be run, or null.
+inline const char* refusal(const LandmarkPool& call) {
+  return call.logits.c <= most_pool_channels ? nullptr : "landmark_pool takes at most 256 channels";
+}
+inline const char* refusal(const LandmarkPoolBackward& call) { return refusal(call.forward); }
+inline const char* refusal(const GaussianPool& call) {
+  return call.landmarks <= most_windows ? nullptr : "gaussian_pool takes at most 128 landmarks";
+}
+inline const char* refusal(const GaussianPoolBackward& call) { return refusal(call.forward); }
 
 inline int64_t workspace_bytes(const LandmarkPool& call) {
   const int64_t tiles = tiles_of(pool_tiling(call.features, forward_block(call)));

@@ -1,6 +1,7 @@
 """The emulated kernels as backend ``cuda``: the operators themselves run them, as tests of any backend do."""
 
 import contextlib
+import functools
 import importlib
 import math
 from collections.abc import Iterator, Sequence
@@ -50,8 +51,8 @@ def arrangements(pick: st.DrawFn) -> Arrangement:
     )
 
 
-def _refuses(args: Sequence[Any]) -> str | None:
-    return backends.not_for_cuda(args, "cpu")
+def _refuses(op: str, args: Sequence[Any]) -> str | None:
+    return backends.not_for_cuda(op, args, "cpu")
 
 
 @contextlib.contextmanager
@@ -59,7 +60,9 @@ def emulated_cuda(room: str) -> Iterator[None]:
     """Within the context backend ``cuda`` takes CPU tensors and runs the room's kernels in the emulator."""
     emulated.kernels(room)
     module = importlib.import_module(f".{room}", __package__)
-    found = {op: (getattr(module, op), _refuses) for op in SCHEMAS if hasattr(module, op)}
+    found = {
+        op: (getattr(module, op), functools.partial(_refuses, op)) for op in SCHEMAS if hasattr(module, op)
+    }
     with (
         mock.patch.dict(backends.UNAVAILABLE, {"cuda": None}),
         mock.patch.dict(backends._kernels["cuda"], found),
