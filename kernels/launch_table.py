@@ -2,8 +2,9 @@
 
 ``launch_table.json`` holds for each kernel a list of entries, of which the first that fits is taken. An entry says for
 what it is (``arch`` such as ``sm_90``, and the largest ``channels``, ``pixels`` and ``bytes`` of an element) and what
-to launch (everything else). What an entry does not name fits always. ``python -m bench.tune_launches`` rewrites the
-table on a GPU.
+to launch (everything else). What an entry does not name fits always. Warps are counted as the compiler does, but in an
+entry that names no ``arch`` as of 32 threads each, so that a thread has as many pixels everywhere. ``python -m
+bench.tune_launches`` rewrites the table on a GPU.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ def configuration(kernel: str, arch: str, channels: int, pixels: int, bytes: int
     if kernel in _overrides:
         return dict(_overrides[kernel])
     entry = entry_of(kernel, arch, asked)
-    return {k: int(v) for k, v in entry.items() if k != "arch" and k not in LIMITS}
+    launch = {k: int(v) for k, v in entry.items() if k != "arch" and k not in LIMITS}
+    if "arch" not in entry and arch.startswith("gfx9"):
+        launch["num_warps"] = max(launch["num_warps"] // 2, 1)  # 64 threads each
+        launch.pop("maxnreg", None)
+    return launch
 
 
 def entry_of(kernel: str, arch: str, asked: dict[str, int]) -> dict[str, int | str]:

@@ -330,12 +330,17 @@ def _backward_plan(
     block_p = warp.entry["BLOCK_P"] if of_before is None else max(warp.entry["BLOCK_P"] // 2, 1)
     # an image pixel receives at most what all output pixels give, which has to stay below a quarter of 2**62
     most = 2.0 ** (60 - math.ceil(math.log2(size[0] * size[1] + 1)))
+    options = warp.options
+    if (
+        ordered and size[1] % 8
+    ):  # whole numbers, and an address for each pixel: in more threads, for the registers
+        options = {**options, "num_warps": 2 * options["num_warps"]}
     mapped = Launch(
         tps_warp_backward_map,
         (warp.programs,),
         (*warp.numbers, *sum_strides, values, values - 2 * points, most),
         {**warp.constants, "BLOCK_P": block_p, "CENTERS": need_centers},
-        warp.options,
+        options,
     )
     entry = configuration(
         "tps_warp_backward_finish", architecture(device), channels, size[0] * size[1], dtype.itemsize
@@ -363,7 +368,7 @@ def _backward_plan(
             tps_warp_backward_largest,
             (PARTS.value,),
             (*maps_stride, batch, channels, *size),
-            {"BLOCK_W": block_w, "ROWS": 1024 // block_w},
+            {"BLOCK_W": block_w, "ROWS": 2048 // block_w},
             {"num_warps": 4},
         )
     return _Backward((warp.programs, values), largest, mapped, finish)

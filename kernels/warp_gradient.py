@@ -85,6 +85,36 @@ def _give(pointers, value, mask, per_unit, FIXED: tl.constexpr):
 
 
 @triton.jit
+def _give_corners(target, targets, g, shares, mask, per_unit, FIXED: tl.constexpr):
+    """Add a channel's shares to the four neighbours."""
+    for corner in tl.static_range(4):
+        _give(target + targets[corner], g * shares[corner], mask, per_unit, FIXED)
+
+
+@triton.jit
+def _two_channels(at, c, channels, stride_c, mask, ROWS: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Channels ``c`` and ``c + 1`` of the upstream gradient; ``at`` is flat and of channel 0.
+
+    By two, because a thread has only 8 bytes of a tile in 16 bits.
+    """
+    both = c + tl.arange(0, 2)
+    pointers = at[None, :] + both.to(tl.int64)[:, None] * stride_c
+    g = tl.load(pointers, mask=(both < channels)[:, None] & mask[None, :], other=0.0).to(tl.float32)
+    return tl.split(tl.permute(tl.reshape(g, (2, ROWS, BLOCK_W)), (1, 2, 0)))
+
+
+@triton.jit
+def _slopes(source, corners, along_x, along_y):
+    """A channel's slopes along x and y, bilinear, at each position."""
+    v_00, v_01, v_10, v_11 = read_corners(source, corners)
+    upper = v_10 * along_x[5] - v_00 * along_x[4]
+    lower = v_11 * along_x[5] - v_01 * along_x[4]
+    left = v_01 * along_y[5] - v_00 * along_y[4]
+    right = v_11 * along_y[5] - v_10 * along_y[4]
+    return upper * along_y[2] + lower * along_y[3], left * along_x[2] + right * along_x[3]
+
+
+@triton.jit
 def _flat(values, ROWS: tl.constexpr, BLOCK_W: tl.constexpr):
     """Numbers of a tile's pixels, columns or rows in float32, one for each pixel."""
     return tl.reshape(tl.broadcast_to(values.to(tl.float32), (ROWS, BLOCK_W)), (ROWS * BLOCK_W,))
@@ -239,29 +269,27 @@ def tps_warp_backward_map(
         shares = corner_weights(along_x, along_y)
         targets = corner_offsets(along_x, along_y, to_h, to_w)
         target = of_image + n * to_n
-        plane = upstream
-        for _ in range(channels):
-            g = tl.reshape(tl.load(plane, mask=mask, other=0.0).to(tl.float32), (ROWS, BLOCK_W))
-            for corner in tl.static_range(4):
-                _give(target + targets[corner], g * shares[corner], inside, per_unit, largest is not None)
-            plane += grad_c
-            target += to_c
+        for c in range(0, channels, 2):
+            g, next_g = _two_channels(upstream, c, channels, grad_c, mask, ROWS, BLOCK_W)
+            _give_corners(target, targets, g, shares, inside, per_unit, largest is not None)
+            if c + 1 < channels:
+                _give_corners(target + to_c, targets, next_g, shares, inside, per_unit, largest is not None)
+            target += 2 * to_c
     if partials is not None:
         across = tl.zeros((ROWS, BLOCK_W), tl.float32)
         down = tl.zeros((ROWS, BLOCK_W), tl.float32)
         corners = corner_offsets(along_x, along_y, image_h, image_w)
         source = image + n * image_n
-        for _ in range(channels):
-            g = tl.reshape(tl.load(upstream, mask=mask, other=0.0).to(tl.float32), (ROWS, BLOCK_W))
-            v_00, v_01, v_10, v_11 = read_corners(source, corners)
-            upper = v_10 * along_x[5] - v_00 * along_x[4]
-            lower = v_11 * along_x[5] - v_01 * along_x[4]
-            left = v_01 * along_y[5] - v_00 * along_y[4]
-            right = v_11 * along_y[5] - v_10 * along_y[4]
-            across += g * (upper * along_y[2] + lower * along_y[3])
-            down += g * (left * along_x[2] + right * along_x[3])
-            upstream += grad_c
-            source += image_c
+        for c in range(0, channels, 2):
+            g, next_g = _two_channels(upstream, c, channels, grad_c, mask, ROWS, BLOCK_W)
+            slope_x, slope_y = _slopes(source, corners, along_x, along_y)
+            across += g * slope_x
+            down += g * slope_y
+            if c + 1 < channels:
+                slope_x, slope_y = _slopes(source + image_c, corners, along_x, along_y)
+                across += next_g * slope_x
+                down += next_g * slope_y
+            source += 2 * image_c
         g_x = _flat(tl.where(inside, across * pixels_x, 0.0), ROWS, BLOCK_W)
         g_y = _flat(tl.where(inside, down * pixels_y, 0.0), ROWS, BLOCK_W)
         q_x = _flat(q_x, ROWS, BLOCK_W)

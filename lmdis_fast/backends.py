@@ -14,7 +14,8 @@ first of ``cuda, triton, reference``. A backend asked for by name, through :func
 variable ``LMDIS_FAST_BACKEND``, either runs or raises; it never falls back. The variable is read once, when this module
 is imported, so that a call costs no look-up.
 
-The choice is made inside the registered operators, out of sight of ``torch.compile``, each time one runs. It holds
+The choice is made inside the registered operators, out of sight of ``torch.compile``, each time one runs; only where
+it falls on ``triton`` while a graph is compiled does the graph hold those kernels from then on (``ops.tracing``). It holds
 for the whole process rather than for a thread, because autograd runs backward passes in threads of its own; a
 backward pass uses what is chosen when it runs, not what was chosen for its forward pass.
 """
@@ -74,8 +75,12 @@ def _load_cuda() -> str | None:
     return None
 
 
-def _triton_interprets() -> bool:
+def triton_interprets() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+_INTERPRETS = triton_interprets()
 
 
 def _look_for_triton() -> str | None:
@@ -86,7 +91,7 @@ def _look_for_triton() -> str | None:
         missing = True
     if missing:
         return "not installed: the package triton is missing (pip install triton; for Linux alone)"
-    if not _triton_interprets() and torch.cuda.device_count() == 0:
+    if not _INTERPRETS and torch.cuda.device_count() == 0:
         return "not usable: torch sees no GPU (for tests TRITON_INTERPRET=1 runs the kernels on CPU tensors)"
     return None
 
@@ -192,7 +197,9 @@ def _not_for_triton_warps(args: Sequence[Any]) -> str | None:
 
 
 def _not_on_gpu(args: Sequence[Any]) -> str | None:
-    wanted = "cpu" if _triton_interprets() else "cuda"
+    if not _INTERPRETS and all(arg.is_cuda for arg in args if isinstance(arg, Tensor)):
+        return None
+    wanted = "cpu" if _INTERPRETS else "cuda"
     elsewhere = {str(arg.device) for arg in args if isinstance(arg, Tensor) and arg.device.type != wanted}
     return f"takes {wanted} tensors, got tensors on {', '.join(sorted(elsewhere))}" if elsewhere else None
 
@@ -277,6 +284,20 @@ def takes(backend: str, op: str, args: Sequence[Any] = ()) -> bool:
     return _asked in (None, backend) and why_not(backend, op, args) is None
 
 
+def kernel_of(backend: str, op: str) -> Kernel:
+    """What :func:`run` calls."""
+    return _kernels[_known(backend, "kernel_of")][op][0]
+
+
+def choice(op: str, args: Sequence[Any]) -> str | None:
+    """The backend that :func:`run` would take now; None where one was asked for that cannot run this."""
+    if _asked is not None:
+        return _asked if why_not(_asked, op, args) is None else None
+    place = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+    names = PREFERENCE["cpu" if place == "cpu" else "gpu"]
+    return next(name for name in names if why_not(name, op, args) is None)
+
+
 def can_run_reference(op: str, args: Sequence[Any] = (), raise_error: bool = False) -> bool:
     """:func:`can_run` for the plain PyTorch backend."""
     return can_run("reference", op, args, raise_error)
@@ -303,9 +324,8 @@ def run(op: str, args: Sequence[Any]) -> Any:
     if backend is not None:
         can_run(backend, op, args, raise_error=True)
     else:
-        place = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-        names = PREFERENCE["cpu" if place == "cpu" else "gpu"]
-        backend = next(name for name in names if why_not(name, op, args) is None)
+        backend = choice(op, args)
+        assert backend is not None  # the reference runs everything
         if backend == "reference":
             _say_once(args)
     _last[op] = backend

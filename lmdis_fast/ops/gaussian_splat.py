@@ -161,6 +161,7 @@ _render_backward = register_operator(
     " -> Tensor",
     reference=reference.render_gaussians_backward,
     fake=_render_fake_backward,
+    visible=False,  # its widths are a tuple, which Inductor does not take
 )
 _render_forward = register_operator(
     "render_gaussians",
@@ -170,6 +171,7 @@ _render_forward = register_operator(
     fake=_render_fake,
     setup_context=_render_setup,
     backward=_render_autograd,
+    visible=False,  # its widths are a tuple, which Inductor does not take
 )
 
 
@@ -220,6 +222,7 @@ _splat_backward = register_operator(
     "bool align_corners, bool need_coords, bool need_features) -> (Tensor, Tensor)",
     reference=reference.splat_landmarks_backward,
     fake=_splat_fake_backward,
+    visible=False,  # its widths are a tuple, which Inductor does not take
 )
 _splat_forward = register_operator(
     "splat_landmarks",
@@ -229,4 +232,5 @@ _splat_forward = register_operator(
     fake=_splat_fake,
     setup_context=_splat_setup,
     backward=_splat_autograd,
+    visible=False,  # its widths are a tuple, which Inductor does not take
 )

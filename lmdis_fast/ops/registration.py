@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import backends
 from .direct import direct
+from .tracing import show_kernels
 
 NAMESPACE = "lmdis_fast"
 #: Has to outlive the operators. A fragment, so that a compiled extension may define the namespace as well.
@@ -31,6 +32,7 @@ def register_operator(
     backward: Formula | None = None,
     vmap: Formula | None = None,
     autocast: bool = True,
+    visible: bool = True,
 ) -> Any:
     """Register one operator completely and return the function that calls it (:mod:`.direct`).
 
@@ -44,13 +46,15 @@ def register_operator(
         vmap: the batching rule; by default the mapped dimension is folded into N.
         autocast: under autocast the operator runs in float32, on CPU and GPU, and so returns float32 (float64 stays);
             without, autocast leaves its arguments as they are.
+        visible: whether compilers may see its Triton kernels (:mod:`.tracing`).
     """
     qualified = f"{NAMESPACE}::{name}"
     SCHEMAS[name] = schema
     if not hasattr(torch.ops.lmdis_fast, name):
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     backends.register_kernel("reference", name, reference)
-    backends.register_triton(name, reference.__module__.rpartition(".")[2])
+    room = reference.__module__.rpartition(".")[2]
+    backends.register_triton(name, room)
 
     def kernel(*args: Any) -> Any:
         return backends.run(name, args)
@@ -68,6 +72,8 @@ def register_operator(
     torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=LIBRARY)
     for device_type in ("cpu", "cuda") if autocast else ():
         torch.library.register_autocast(qualified, device_type, torch.float32, lib=LIBRARY)
+    if visible:
+        show_kernels(name, room, LIBRARY)
     overload = getattr(torch.ops.lmdis_fast, name).default
     torch.library.register_vmap(qualified, vmap or _fold_into_batch(overload), lib=LIBRARY)
     assert setup_context is not None

@@ -1,4 +1,7 @@
-"""The calls whose kernels are compiled ahead of time: every room, layout and channel bucket, on tensors without memory."""
+"""The calls whose kernels are compiled ahead of time: every room, layout and channel bucket, on tensors without memory.
+
+Names begin with the layout: ``contiguous`` for what is usual, ``odd`` for maps whose size is not.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,20 @@ import torch
 from torch import Tensor
 
 BATCH = 4
-HEIGHT = WIDTH = 80
+SIZE = (80, 80)
+#: Neither rows nor channels begin at a multiple of 16 bytes: nothing is vectorised, and registers go for addresses.
+ODD = (33, 17)
 #: One count in each bucket: in registers (16, 32, 64 channels with the background) and in chunks.
 LANDMARKS = (10, 30, 60, 100)
+#: Of maps of an odd size.
+FEW_AND_MANY = (10, 100)
 
 
-def maps(channels: int, dtype: torch.dtype, channels_last: bool = False) -> Tensor:
+def maps(channels: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
     """(N, C, H, W) on device meta."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((BATCH, channels, HEIGHT, WIDTH), dtype=dtype, device="meta", memory_format=layout)
+    memory_format = torch.channels_last if "channels_last" in layout else torch.contiguous_format
+    size = ODD if "odd" in layout else SIZE
+    return torch.empty((BATCH, channels, *size), dtype=dtype, device="meta", memory_format=memory_format)
 
 
 def floats(*shape: int) -> Tensor:
@@ -35,10 +43,11 @@ def heatmap_moments(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]
         *(
             (10, over, layout)
             for over in ("pixels", "marginals")
-            for layout in ("contiguous", "channels_last")
+            for layout in ("contiguous", "channels_last", "odd")
         ),
+        *((k, "channels", "odd") for k in FEW_AND_MANY),
     ]:
-        z = maps(k + 1, dtype, layout == "channels_last")
+        z = maps(k + 1, dtype, layout)
         options = (over, True, 1.0, False, 1e-6)
         saved = floats(BATCH, k, 2), floats(BATCH, k, 2), floats(BATCH, k)
 
@@ -62,9 +71,10 @@ def landmark_pool(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]
         *((k, 64, "channels", "contiguous") for k in LANDMARKS),
         (10, 16, "channels", "contiguous"),
         (10, 64, "channels", "channels_last"),
-        *((10, 64, over, "contiguous") for over in ("pixels", "gaussian")),
+        *((10, 64, over, layout) for over in ("pixels", "gaussian") for layout in ("contiguous", "odd")),
+        *((k, 64, "channels", "odd") for k in FEW_AND_MANY),
     ]:
-        f, z = (maps(channels, dtype, layout == "channels_last") for channels in (s, k + 1))
+        f, z = (maps(channels, dtype, layout) for channels in (s, k + 1))
         options = (over, 1.0, 1e-6)
         pooled, mass = floats(BATCH, k + 1, s), floats(BATCH, k + 1)
         points, widths, grad = floats(BATCH, k, 2), floats(BATCH, k), floats(BATCH, k, s)
@@ -92,52 +102,56 @@ def gaussian_splat(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]
     """Maps alone, of each kind, and with features spread over them; three levels."""
     from lmdis_fast.kernels import gaussian_splat as room
 
-    size, sigma, gain, floor = (HEIGHT, WIDTH), [0.25, 0.35, 0.5], [1.0] * 3, [0.4] * 3
-    for k in LANDMARKS:
+    sigma, gain, floor = [0.25, 0.35, 0.5], [1.0] * 3, [0.4] * 3
+    for k, layout, size in [
+        *((k, "contiguous", SIZE) for k in LANDMARKS),
+        *((k, "odd", ODD) for k in FEW_AND_MANY),
+    ]:
         points, codes = floats(BATCH, k, 2).to(dtype), floats(BATCH, k + 1, 64).to(dtype)
-        kinds = ("channels", "peak", "sum") if k == LANDMARKS[0] else ("channels",)
+        kinds = ("channels", "peak", "sum") if k == 10 else ("channels", "sum") if k == 100 else ("channels",)
         for kind in kinds:
             background = floor if kind == "channels" else None
             channels = k + (background is not None)
             grad = torch.empty((BATCH, 3, channels, *size), dtype=dtype, device="meta")
             options = (sigma, gain, background, kind, False)
 
-            def render(points: Tensor = points, options: Any = options) -> None:
+            def render(points: Tensor = points, size: Any = size, options: Any = options) -> None:
                 room.render_gaussians(points, size, *options)
 
             def render_backward(grad: Tensor = grad, points: Tensor = points, options: Any = options) -> None:
                 room.render_gaussians_backward(grad, points, *options)
 
-            yield f"contiguous K={k} {kind}", render
-            yield f"contiguous K={k} {kind}", render_backward
+            yield f"{layout} K={k} {kind}", render
+            yield f"{layout} K={k} {kind}", render_backward
         spread = torch.empty((BATCH, 3 * (k + 65), *size), dtype=dtype, device="meta")
 
-        def splat(points: Tensor = points, codes: Tensor = codes) -> None:
+        def splat(points: Tensor = points, codes: Tensor = codes, size: Any = size) -> None:
             room.splat_landmarks(points, codes, size, sigma, gain, floor, False)
 
         def splat_backward(points: Tensor = points, codes: Tensor = codes, grad: Tensor = spread) -> None:
             room.splat_landmarks_backward(grad, points, codes, sigma, gain, floor, False, True, True)
 
-        yield f"contiguous K={k} S=64", splat
-        yield f"contiguous K={k} S=64", splat_backward
+        yield f"{layout} K={k} S=64", splat
+        yield f"{layout} K={k} S=64", splat_backward
 
 
 def tps_warp(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Images of 3 channels in both layouts, with and without an affine map before, and every gradient."""
     from lmdis_fast.kernels import tps_warp as room
 
-    size, points = (HEIGHT, WIDTH), 49
+    points = 49
     for layout, before, padding in (
         ("contiguous", False, "border"),
         ("contiguous", True, "zeros"),
         ("channels_last", False, "border"),
+        ("odd", True, "border"),
     ):
-        image = maps(3, dtype, layout == "channels_last")
+        image = maps(3, dtype, layout)
         spline = (floats(points, 2), floats(BATCH, points, 2), floats(BATCH, 2, 3))
         maps_ = (*spline, floats(BATCH, 2, 3) if before else None)
 
         def forward(image: Tensor = image, maps_: Any = maps_, padding: str = padding) -> None:
-            room.tps_warp(image, *maps_, size, padding, False)
+            room.tps_warp(image, *maps_, image.shape[2:], padding, False)
 
         def backward(
             image: Tensor = image, maps_: Any = maps_, padding: str = padding, need_image: bool = before
