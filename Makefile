@@ -10,8 +10,8 @@ READY := $(VENV)/ready
 endif
 CLANG_FORMAT = $(PYTHON) -c 'from clang_format import clang_format; clang_format()'
 
-SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.inc csrc/cpu/*.cpp)
-FORMATTED := $(SOURCES) $(wildcard tests/vector_code/*.cpp)
+SOURCES := $(foreach folder,. entries cpu cuda,$(foreach ending,h inc cpp cuh cu,$(wildcard csrc/$(folder)/*.$(ending))))
+FORMATTED := $(SOURCES) $(wildcard tests/vector_code/*.cpp tests/gpu_emulation/*.h tests/gpu_emulation/*.cuh tests/gpu_emulation/*.cpp)
 SANITIZE := address,undefined
 SANITIZED := $(foreach room,heatmap_moments landmark_pool gaussian_splat tps_warp,$(foreach kind,backends reference gradients errors,tests/$(room)/test_$(kind).py)) \
   tests/test_direct_calls.py tests/test_instruction_sets.py

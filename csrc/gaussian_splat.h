@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lattice.h"
+#include "maps.h"
 
 namespace lmdis {
 
@@ -23,5 +24,26 @@ LM_FUNCTION double shift_of(const GaussianAxis& axis, double centre) { return ax
 LM_FUNCTION double coordinate_gradient(double weighted_offsets, double sigma, double scale) {
   return scale * weighted_offsets / (sigma * sigma);
 }
+
+enum class Normalize { peak, sum, channels };
+
+// splat_landmarks is render_gaussians with features: `maps` then holds their planes after all levels' heatmaps.
+struct GaussianSplat {
+  Maps maps;  // forward: the result; backward: its gradient
+  Normalize normalize;
+  bool align_corners;
+  int64_t landmarks, levels, features;      // features: 0 without
+  const double *sigma, *gain, *background;  // one for each level; background null without
+  const void *coords, *vectors;             // (N, K, 2), (N, K+1, S)
+
+  LM_FUNCTION int64_t channels(const GaussianSplat& call) { return call.landmarks + (call.background ? 1 : 0); }
+};
+
+struct GaussianSplatBackward {
+  GaussianSplat forward;
+  bool need_coords, need_vectors;
+  Dense grad_coords, grad_vectors;
+  void* workspace;  // as many bytes as the backend asks for
+};
 
 }  // namespace lmdis

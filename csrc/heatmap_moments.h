@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lattice.h"
+#include "maps.h"
 
 namespace lmdis {
 
@@ -65,5 +66,24 @@ LM_FUNCTION Slopes slopes_of(const Landmark& g, double mass, const Landmark& at,
 }
 LM_FUNCTION double along_x(const Slopes& s, double dx) { return (s.xx * dx + s.x) * dx + s.x0; }
 LM_FUNCTION double along_y(const Slopes& s, double dy) { return (s.yy * dy + s.y) * dy + s.y0; }
+
+enum class Over { channels, pixels, marginals };
+
+struct HeatmapMoments {
+  Maps logits;
+  Over over;
+  int64_t count;  // landmark channels: the first ones
+  double temperature, eps;
+  bool align_corners;
+  int64_t second;                // numbers in variance: 2, or 3 with the covariance
+  Dense coords, variance, mass;  // (N, count, 2), (N, count, second), (N, count)
+  void* workspace;               // as many bytes as the backend asks for
+};
+
+struct HeatmapMomentsBackward {
+  HeatmapMoments forward;                               // its outputs are inputs here
+  const void *grad_coords, *grad_variance, *grad_mass;  // like the outputs, or null
+  Maps grad;                                            // of the logits, in their layout
+};
 
 }  // namespace lmdis

@@ -24,4 +24,36 @@ LM_FUNCTION double width_gradient(double weighted_squares, double sigma) {
   return weighted_squares / (sigma * sigma * sigma);
 }
 
+struct LandmarkPool {
+  Maps features, logits;  // of one dtype
+  bool over_pixels;
+  double temperature, eps;
+  Dense pooled, mass;  // (N, C, S), (N, C)
+  void* workspace;     // as many bytes as the backend asks for
+};
+
+struct LandmarkPoolBackward {
+  LandmarkPool forward;                 // its outputs are inputs here
+  const void *grad_pooled, *grad_mass;  // like the outputs, or null
+  bool need_features, need_logits;
+  Maps grad_features, grad_logits;
+};
+
+struct GaussianPool {
+  Maps features;
+  int64_t landmarks;
+  const void *coords, *sigma;  // (N, K, 2), (N, K)
+  bool align_corners;
+  Dense pooled;     // (N, K, S)
+  void* workspace;  // as many bytes as the backend asks for
+};
+
+struct GaussianPoolBackward {
+  GaussianPool forward;
+  const void* grad;  // (N, K, S)
+  bool need_features, need_landmarks;
+  Maps grad_features;
+  Dense grad_coords, grad_sigma;
+};
+
 }  // namespace lmdis

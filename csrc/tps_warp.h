@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lattice.h"
+#include "maps.h"
 
 namespace lmdis {
 
@@ -32,5 +33,24 @@ LM_FUNCTION double base_position(long index, long count, long source, bool align
   if (!align_corners) return (double(2 * index + 1) * double(source) / double(count) - 1) / 2;
   return count > 1 ? double(index) * (double(source - 1) / double(count - 1)) : double(source - 1) / 2;
 }
+
+struct TpsWarp {
+  Maps image, out;                         // (N, C, H, W), (N, C, H', W'); backward: `out` is the upstream gradient
+  Dense centers, weights, affine, before;  // (P, 2) or (N, P, 2), (N, P, 2), (N, 2, 3), (N, 2, 3) or null
+  bool exact;                              // these, and positions, are double instead of float
+  bool shared;                             // one set of centres for all images
+  int64_t points;
+  bool zeros, align_corners;
+  void* workspace;  // as many bytes as the backend asks for
+};
+
+struct TpsWarpBackward {
+  TpsWarp forward;
+  bool need_image;
+  Maps grad_image;  // like the image; zero at first if float or double
+  bool need_spline, need_centers;
+  Dense grad_centers, grad_weights, grad_affine, grad_before;  // like the tensors, in their arithmetic type
+  void* sums;                                                  // as many bytes as the backend asks for
+};
 
 }  // namespace lmdis

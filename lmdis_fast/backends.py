@@ -23,6 +23,7 @@ backward pass uses what is chosen when it runs, not what was chosen for its forw
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -56,6 +57,24 @@ def _load_compiled() -> str | None:
     return None
 
 
+def _load_cuda() -> str | None:
+    """Load the compiled CUDA extension, which registers its kernels; why it cannot run anything, or None."""
+    if importlib.util.find_spec(f"{__package__}._C_cuda") is None:
+        return (
+            "not built: this installation has no compiled CUDA extension (no nvcc of torch's CUDA when it was "
+            "installed, or LMDIS_FAST_BUILD=cpu or none)"
+        )
+    if torch.version.cuda is None:
+        return f"built, but torch {torch.__version__} is a build without CUDA"
+    try:
+        importlib.import_module("lmdis_fast._C_cuda")
+    except (ImportError, OSError) as error:
+        return f"built, but it cannot be loaded into torch {torch.__version__}: {error}"
+    if torch.cuda.device_count() == 0:
+        return "not usable: torch sees no NVIDIA GPU"
+    return None
+
+
 def triton_interprets() -> bool:
     """Whether Triton's kernels run in its interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
@@ -82,7 +101,7 @@ UNAVAILABLE: dict[str, str | None] = {
     "reference": None,
     "cpu": _load_compiled(),
     "triton": _look_for_triton(),
-    "cuda": "not built: this installation has no compiled CUDA extension",
+    "cuda": _load_cuda(),
 }
 
 _kernels: dict[str, dict[str, tuple[Kernel, WhyNot | None]]] = {name: {} for name in BACKENDS}
@@ -124,6 +143,33 @@ def register_compiled(op: str) -> bool:
     return True
 
 
+def register_cuda(op: str) -> bool:
+    """Take the compiled extension's CUDA kernel of ``op``, if it has one, as backend ``cuda``."""
+    if UNAVAILABLE["cuda"] is not None or not _has_cuda_kernel(op):
+        return False
+    usual, repeatable = _cuda_kernel(op), f"{op}_repeatable"
+    if _has_cuda_kernel(repeatable):
+        exact = _cuda_kernel(repeatable)
+
+        def kernel(*args: Any) -> Any:
+            return (exact if torch.are_deterministic_algorithms_enabled() else usual)(*args)
+
+        register_kernel("cuda", op, kernel, functools.partial(not_for_cuda, op))
+    else:
+        register_kernel("cuda", op, usual, functools.partial(not_for_cuda, op))
+    return True
+
+
+def _has_cuda_kernel(op: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"lmdis_fast::{op}", "CUDA")
+
+
+def _cuda_kernel(op: str) -> Kernel:
+    compiled = torch.library.get_kernel(f"lmdis_fast::{op}", "CUDA")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    return lambda *args: compiled.call_boxed(keys, *args)
+
+
 def register_triton(op: str, room: str) -> bool:
     """Take the function ``op`` of ``lmdis_fast.kernels.<room>``, if there is that room, as backend ``triton``."""
     module = f"{__package__}.kernels.{room}"
@@ -162,6 +208,39 @@ def _float64_among(args: Sequence[Any]) -> str | None:
     if any(isinstance(arg, Tensor) and arg.dtype == torch.float64 for arg in args):
         return "takes float32, bfloat16 and float16 tensors, got torch.float64"
     return None
+
+
+#: The most channels (for Gaussians: landmarks) of a call that the compiled CUDA kernels take; csrc/cuda has the same.
+CUDA_CHANNELS = {"heatmap_moments": 512, "landmark_pool": 256, "gaussian_pool": 128}
+CUDA_CHANNELS |= {"render_gaussians": 128, "splat_landmarks": 128}
+CUDA_WIDTHS = 16
+
+
+def not_for_cuda(op: str, args: Sequence[Any], device_type: str = "cuda") -> str | None:
+    """Why the compiled CUDA kernels cannot take arguments; they are on ``device_type`` but in an emulator."""
+    elsewhere = {
+        str(arg.device) for arg in args if isinstance(arg, Tensor) and arg.device.type != device_type
+    }
+    if elsewhere:
+        return f"takes {device_type} tensors, got tensors on {', '.join(sorted(elsewhere))}"
+    if op.startswith("tps_warp"):
+        return _float64_among(args[:1])  # splines may be; the image, or its gradient, comes first
+    return _float64_among(args) or _beyond_cuda(op.removesuffix("_backward"), args)
+
+
+def _beyond_cuda(op: str, args: Sequence[Any]) -> str | None:
+    """Whether there are more channels, landmarks or widths than fit into a block's shared memory."""
+    if op == "heatmap_moments" and not any(isinstance(a, str) and a == "channels" for a in args):
+        return None
+    points = "points" if op in ("gaussian_pool", "render_gaussians", "splat_landmarks") else "channels"
+    # logits are the last maps among the arguments, coordinates the first tensor of the form (N, K, 2)
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    given = [t.shape[1] for t in tensors if t.dim() == (4 if points == "channels" else 3)]
+    count = (given[-1] if points == "channels" else given[0]) if given else 0
+    if count > CUDA_CHANNELS[op]:
+        return f"takes at most {CUDA_CHANNELS[op]} {points}, got {count}"
+    widths = next((len(a) for a in args if isinstance(a, (list, tuple)) and a and isinstance(a[0], float)), 0)
+    return f"takes at most {CUDA_WIDTHS} widths, got {widths}" if widths > CUDA_WIDTHS else None
 
 
 def _not_on_cpu(args: Sequence[Any]) -> str | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 #: A supported release of torch other than the one that the tests run with.
@@ -42,7 +43,7 @@ def tree(tmp_path: Path) -> Path:
 def test_unknown_build_is_an_error() -> None:
     done = python("setup.py", "--version", LMDIS_FAST_BUILD="gpu")
     assert done.returncode != 0
-    assert sentences(done) == ["lmdis_fast: LMDIS_FAST_BUILD must be one of auto, none, cpu, got 'gpu'"]
+    assert sentences(done) == ["lmdis_fast: LMDIS_FAST_BUILD must be one of auto, none, cpu, cuda, got 'gpu'"]
 
 
 def test_none_compiles_nothing() -> None:
@@ -63,6 +64,41 @@ def test_missing_compiler_is_said_or_an_error(way: str, tmp_path: Path) -> None:
     assert done.returncode != 0
     (said,) = sentences(done)
     assert "LMDIS_FAST_BUILD=cpu needs a C++ compiler" in said
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="torch is built without CUDA")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="c++ is not installed")
+@pytest.mark.parametrize(
+    ("nvcc", "reason"),
+    [
+        (None, "nvcc was not found"),
+        ("Cuda compilation tools, release 11.8, V11.8.89", "nvcc is of CUDA 11.8, torch"),
+        ("nothing", "does not say its version"),
+    ],
+)
+def test_missing_cuda_is_said_or_an_error(nvcc: str | None, reason: str, tmp_path: Path) -> None:
+    if nvcc is not None:
+        program = tmp_path / "bin" / "nvcc"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho '{nvcc}'\n")
+        program.chmod(0o755)
+    done = python("setup.py", "--version", CUDA_HOME=str(tmp_path))
+    assert done.returncode == 0
+    (said,) = sentences(done)
+    assert reason in said and said.endswith("no CUDA extension; on a GPU the operators run on Triton")
+    done = python("setup.py", "--version", CUDA_HOME=str(tmp_path), LMDIS_FAST_BUILD="cuda")
+    assert done.returncode != 0
+    (said,) = sentences(done)
+    assert said.startswith("lmdis_fast: LMDIS_FAST_BUILD=cuda cannot be:") and reason in said
+
+
+def test_torch_without_cuda_has_no_cuda_extension(tmp_path: Path) -> None:
+    """As in a build beside torch for CPUs: only the version differs."""
+    program = "import torch, sys; torch.version.cuda = None; sys.argv = ['setup.py', '--version']; "
+    done = python("-c", program + "exec(open('setup.py').read())")
+    assert done.returncode == 0, done.stderr
+    (said,) = sentences(done)
+    assert "is built without CUDA: no CUDA extension" in said
 
 
 @pytest.mark.parametrize(

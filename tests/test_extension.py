@@ -1,11 +1,14 @@
 """The compiled extension as a file: what it asks of torch and Python, what it defines, and how its sources are laid out."""
 
+import importlib
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import lmdis_fast
 from lmdis_fast import backends
@@ -14,23 +17,32 @@ from lmdis_fast.ops.registration import SCHEMAS
 from .test_rooms import OPERATORS, ROOMS
 
 SOURCES = Path(__file__).parent.parent / "csrc"
-#: What vector code is: it knows nothing of torch, so that any compiler for any processor takes it.
-ENTRIES = {"module.cpp", "parallel.cpp", "tensors.cpp", "tensors.h", *(f"{room}.cpp" for room in ROOMS)}
+#: What knows torch; kernels do not, so that any compiler takes them: g++ for any processor, nvcc, the emulator's.
+ENTRIES = {
+    *("module.cpp", "cpu/parallel.cpp", "cpu/backend.h", "cuda/module.cpp", "cuda/backend.h"),
+    *("entries/tensors.h", "cpu/batch_norm.cpp"),
+}
+#: Rooms with CUDA kernels.
+GPU_ROOMS = ["heatmap_moments", "landmark_pool", "gaussian_splat"]
 #: Names of the limited API, all that a file for every Python from 3.10 on may ask for.
 PYTHON_NAMES = {"PyModule_Create2", "PyModuleDef_Init"}
 
 
-def extension() -> Path:
+NAMES = ["_C", "_C_cuda"]
+
+
+def extension(name: str) -> Path:
     """The built extension; skips where there is none."""
-    if backends.UNAVAILABLE["cpu"] is not None:
-        pytest.skip(f"backend cpu: {backends.UNAVAILABLE['cpu']}")
-    (found,) = Path(lmdis_fast.__file__).parent.glob("_C*.so")
-    return found
+    found = list(Path(lmdis_fast.__file__).parent.glob(f"{name}.*so"))
+    if not found:
+        backend = "cuda" if name == "_C_cuda" else "cpu"
+        pytest.skip(f"backend {backend}: {backends.UNAVAILABLE[backend]}")
+    return found[0]
 
 
-def undefined_symbols() -> set[str]:
+def undefined_symbols(name: str) -> set[str]:
     """What the extension takes from other libraries."""
-    path = extension()
+    path = extension(name)
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
     listed = subprocess.run(
@@ -39,13 +51,16 @@ def undefined_symbols() -> set[str]:
     return {line.split()[-1].split("@")[0] for line in listed.stdout.splitlines()}
 
 
-def test_takes_only_stable_symbols_from_torch() -> None:
-    symbols = undefined_symbols()
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_only_stable_symbols_from_torch(name: str) -> None:
+    symbols = undefined_symbols(name)
     unstable = {name for name in symbols if re.match(r"_ZN?K?(T[VIS])?N?K?(2at|3c10|5torch|5caffe2)", name)}
-    unstable |= {name for name in symbols if name.startswith("THP") or "c10" in name}
+    # the C function that words CUDA's errors is part of the stable interface, whatever its name
+    stable = {"torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg"}
+    unstable |= {name for name in symbols - stable if name.startswith("THP") or "c10" in name}
     assert not unstable
     of_torch = {name for name in symbols if name.startswith(("aoti_torch_", "torch_"))}
-    assert "aoti_torch_library_impl" in of_torch or "torch_library_impl" in of_torch
+    assert {"aoti_torch_library_impl", "torch_library_impl"} & of_torch
     # The rest is the runtime of C++, mangled names in namespace std, and plain names of C.
     mangled = {name for name in symbols - of_torch if name.startswith("_Z")}
     assert all(
@@ -53,43 +68,82 @@ def test_takes_only_stable_symbols_from_torch() -> None:
     ), mangled
 
 
-def test_takes_only_the_limited_api_from_python() -> None:
-    assert extension().name == "_C.abi3.so"
-    of_python = {name for name in undefined_symbols() if re.match("_?Py", name)}
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_only_the_limited_api_from_python(name: str) -> None:
+    assert extension(name).name == f"{name}.abi3.so"
+    of_python = {symbol for symbol in undefined_symbols(name) if re.match("_?Py", symbol)}
     assert of_python <= PYTHON_NAMES
 
 
-def test_offers_nothing_but_its_module() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_offers_nothing_but_its_module(name: str) -> None:
     """No symbol that could stand for another library's, such as vector code compiled for this processor alone."""
-    path = extension()
+    path = extension(name)
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
     listed = subprocess.run(
         ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
     )
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
-    assert "PyInit__C" in names
-    assert not {name for name in names if "lmdis" in name}
+    assert f"PyInit_{name}" in names
+    assert not {symbol for symbol in names if "lmdis" in symbol}
 
 
 def test_has_a_kernel_for_every_operator() -> None:
-    extension()
+    extension("_C")
     assert set(SCHEMAS) == set(OPERATORS)
     assert [op for op in OPERATORS if not backends.can_run_cpu(op)] == []
+
+
+def test_cuda_extension_loads_without_a_gpu_and_has_the_kernels() -> None:
+    """Where torch is built for CUDA; whether there is a GPU is another question."""
+    extension("_C_cuda")
+    if torch.version.cuda is None:
+        pytest.skip("torch is built without CUDA")
+    importlib.import_module("lmdis_fast._C_cuda")
+    gpu_operators = [op for op in OPERATORS if not op.startswith("batch_norm")]
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert [op for op in gpu_operators if not has(f"lmdis_fast::{op}", "CUDA")] == []
+    if torch.cuda.device_count() == 0:
+        assert backends.UNAVAILABLE["cuda"] == "not usable: torch sees no NVIDIA GPU"
+
+
+def test_cuda_extension_is_left_alone_by_a_torch_without_cuda() -> None:
+    """The package works there and says why that backend does not."""
+    extension("_C_cuda")
+    program = (
+        "import torch; torch.version.cuda = None; import lmdis_fast.ops; from lmdis_fast import backends; "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(backends.UNAVAILABLE['cuda'])"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "is a build without CUDA" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_sources_of_a_room(room: str) -> None:
     for ending in ("h", "inc", "cpp"):
         assert (SOURCES / "cpu" / f"{room}.{ending}").is_file()
+    if room in GPU_ROOMS:
+        for place in ("entries/{}.h", "cuda/{}.cuh", "cuda/{}.cu"):
+            assert (SOURCES / place.format(room)).is_file()
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.*")), ids=lambda p: str(p.relative_to(SOURCES)))
-def test_vector_code_does_not_include_torch(path: Path) -> None:
-    if path.suffix not in (".h", ".inc", ".cpp"):
+def test_kernels_do_not_include_torch(path: Path) -> None:
+    if path.suffix not in (".h", ".inc", ".cpp", ".cuh", ".cu"):
         return
+    name = str(path.relative_to(SOURCES))
     includes = re.findall(r"#include\s+[<\"]([^>\"]+)", path.read_text())
-    foreign = [name for name in includes if name.startswith(("torch", "ATen", "c10", "Python"))]
-    assert bool(foreign) <= (path.name in ENTRIES), foreign
-    if path.name not in ENTRIES:
-        assert "tensors.h" not in includes
+    foreign = [n for n in includes if n.startswith(("torch", "ATen", "c10", "Python"))]
+    assert bool(foreign) <= (name in ENTRIES), foreign
+    if (
+        name in ENTRIES
+        or (path.stem in ROOMS and path.suffix in (".cpp", ".cu"))
+        or path.parent.name == "entries"
+    ):
+        return
+    assert not [n for n in includes if n.endswith(("tensors.h", "backend.h")) or "entries/" in n]

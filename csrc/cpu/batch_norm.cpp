@@ -3,8 +3,9 @@
 
 #include "batch_norm.h"
 
-#include "kernels.h"
-#include "tensors.h"
+#include "backend.h"
+
+#include "../entries/tensors.h"
 
 namespace lmdis {
 namespace {

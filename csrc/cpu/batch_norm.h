@@ -1,7 +1,7 @@
 // What the vector code of batch_norm_leaky_relu is called with.
 #pragma once
 
-#include "maps.h"
+#include "bands.h"
 
 namespace lmdis {
 

@@ -1,41 +1,10 @@
-// What the vector code of landmark_pool and gaussian_pool is called with.
+// Memory that the vector code of landmark_pool and gaussian_pool works in.
 #pragma once
 
-#include "maps.h"
+#include "../landmark_pool.h"
+#include "bands.h"
 
 namespace lmdis {
-
-struct LandmarkPool {
-  Maps features, logits;  // of one dtype
-  bool over_pixels;
-  double temperature, eps;
-  Dense pooled, mass;  // (N, C, S), (N, C)
-  void* workspace;     // landmark_pool_workspace() bytes
-};
-
-struct LandmarkPoolBackward {
-  LandmarkPool forward;                 // its outputs are inputs here
-  const void *grad_pooled, *grad_mass;  // like the outputs, or null
-  bool need_features, need_logits;
-  Maps grad_features, grad_logits;
-};
-
-struct GaussianPool {
-  Maps features;
-  int64_t landmarks;
-  const void *coords, *sigma;  // (N, K, 2), (N, K)
-  bool align_corners;
-  Dense pooled;     // (N, K, S)
-  void* workspace;  // landmark_pool_workspace() bytes
-};
-
-struct GaussianPoolBackward {
-  GaussianPool forward;
-  const void* grad;  // (N, K, S)
-  bool need_features, need_landmarks;
-  Maps grad_features;
-  Dense grad_coords, grad_sigma;
-};
 
 LM_FUNCTION int64_t pool_band_pixels(const LandmarkPool& call) {
   return band_pixels_keeping(call.logits.c * (call.features.c + 3));

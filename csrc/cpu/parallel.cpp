@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-#include "maps.h"
+#include "bands.h"
 
 namespace lmdis {
 namespace {

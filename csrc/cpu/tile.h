@@ -1,7 +1,7 @@
 // Rectangles of pixels between tensors of any layout and small buffers of planes, whose arithmetic stays in the cache.
 #pragma once
 
-#include "maps.h"
+#include "bands.h"
 #include "storage.h"
 
 namespace lmdis {

@@ -15,7 +15,7 @@
 #endif
 
 #include "../portable.h"
-#include "maps.h"
+#include "bands.h"
 
 namespace lmdis {
 namespace LM_ISA {

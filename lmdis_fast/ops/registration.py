@@ -59,11 +59,12 @@ def register_operator(
     def kernel(*args: Any) -> Any:
         return backends.run(name, args)
 
-    if backends.register_compiled(name):
-        # In Python the choice is made for CPU tensors too; a program without Python finds the compiled kernel.
+    found = {"CPU": backends.register_compiled(name), "CUDA": backends.register_cuda(name)}
+    for key in (key for key, compiled in found.items() if compiled):
+        # In Python the choice is made for these tensors too; a program without Python finds the compiled kernel.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel.*")
-            LIBRARY.impl(name, kernel, "CPU")
+            LIBRARY.impl(name, kernel, key)
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     if backward is None:

@@ -27,6 +27,7 @@ from triton.compiler import ASTSource
 from lmdis_fast.kernels.launch import ALIGNMENT, Captured, captured
 
 from .calls import ROOMS
+from .table import EXPECTED, load_table, write_table
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -35,7 +36,6 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EXPECTED = Path(__file__).with_name("expected.toml")
 NAMES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
@@ -186,22 +186,6 @@ def usual(entry: dict[str, Any]) -> bool:
     )
 
 
-def as_toml(table: dict[str, dict[str, dict[str, int]]]) -> str:
-    """The table as text."""
-    lines = [
-        "# Ceilings of what each kernel takes (registers of a thread, bytes of shared memory of a block) and the least",
-        "# number of 16-byte loads and stores in its code for contiguous maps of up to 31 channels. The stack, where",
-        "# registers would be spilled, is 0 everywhere. Written by `python -m tests.aot.compile_kernels --write`.",
-        f'triton = "{triton.__version__}"',
-    ]
-    for kernel in sorted(table):
-        lines += ["", f"[{kernel}]"]
-        for key in sorted(table[kernel]):
-            values = ", ".join(f"{k} = {v}" for k, v in table[kernel][key].items())
-            lines.append(f"{key} = {{ {values} }}")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.aot.compile_kernels", description=__doc__)
     parser.add_argument("--rooms", nargs="*", default=list(ROOMS), choices=list(ROOMS))
@@ -214,7 +198,8 @@ def main() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         results = [entry for part in pool.map(compile_room, tasks) for entry in part]
     if options.write:
-        EXPECTED.write_text(as_toml(ceilings(results)))
+        cuda = {k: v for k, v in load_table().items() if k in ("cuda", "nvcc")}
+        write_table({**ceilings(results), **cuda, "triton": triton.__version__})
     if options.out:
         options.out.write_text(json.dumps(results))
         return
