@@ -7,7 +7,7 @@ tile of pixels at one level; the levels' numbers are arguments, so that another 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .gaussian_maps import (
     render_gaussians_backward_partials,
     render_gaussians_maps,
 )
-from .launch import Launch, Plan, described, floats, planned
+from .launch import ALIGNMENT, Launch, Plan, described, laid_out, memory, planned, prepared_by
 from .launch_table import architecture, configuration, overrides
 from .splatting import (
     splat_landmarks_backward_finish,
@@ -29,6 +29,7 @@ from .splatting import (
 from .tile import Tiling, channel_block, finishing
 
 
+@prepared_by
 def render_gaussians(
     coords: Tensor,
     size: Sequence[int],
@@ -37,13 +38,23 @@ def render_gaussians(
     background: Sequence[float] | None,
     normalize: str,
     align_corners: bool,
-) -> Tensor:
+) -> Callable[..., Tensor]:
     """Maps ``(N, L, K, H, W)``, or ``(N, L, K+1, H, W)`` for ``channels``, in the coordinates' dtype."""
     levels = _levels(sigma, gain, background)
     plan = _render_plan(*described(coords), tuple(size), levels, normalize, align_corners, overrides())
-    maps = floats(plan.result, coords.device, coords.dtype)
-    plan.first(coords, maps)
-    return maps
+    first = plan.first.for_aligned(coords)
+    empty, address = memory(coords)
+    places, dtype = laid_out(plan.result), coords.dtype
+
+    def run(coords: Tensor, *_: object) -> Tensor:
+        maps = empty(*places, dtype)
+        if address(coords) % ALIGNMENT:
+            plan.first(coords, maps)
+        else:
+            first(coords, maps)
+        return maps
+
+    return run
 
 
 def render_gaussians_backward(
@@ -67,6 +78,7 @@ def render_gaussians_backward(
     return grad_coords
 
 
+@prepared_by
 def splat_landmarks(
     coords: Tensor,
     features: Tensor,
@@ -75,15 +87,25 @@ def splat_landmarks(
     gain: Sequence[float],
     background: Sequence[float],
     align_corners: bool,
-) -> Tensor:
+) -> Callable[..., Tensor]:
     """Maps of all levels, then features of all levels: ``(N, L (K+1) + L S, H, W)``, in the features' dtype."""
     levels = _levels(sigma, gain, background)
     plan = _splat_plan(
         *described(coords), *described(features)[:3], tuple(size), levels, align_corners, overrides()
     )
-    maps = floats(plan.result, features.device, features.dtype)
-    plan.first(coords, features, maps)
-    return maps
+    first = plan.first.for_aligned(features)
+    empty, address = memory(coords, features)
+    places, dtype = laid_out(plan.result), features.dtype
+
+    def run(coords: Tensor, features: Tensor, *_: object) -> Tensor:
+        maps = empty(*places, dtype)
+        if (address(coords) | address(features)) % ALIGNMENT:
+            plan.first(coords, features, maps)
+        else:
+            first(coords, features, maps)
+        return maps
+
+    return run
 
 
 def splat_landmarks_backward(

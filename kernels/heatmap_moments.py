@@ -7,6 +7,7 @@ The kernels are in :mod:`.spatial_moments` and :mod:`.moments_gradient` (softmax
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ import triton
 from torch import Tensor
 
 from ..reference.lattice import width_scales
-from .launch import Launch, Plan, floats, planned
+from .launch import ALIGNMENT, Launch, Plan, laid_out, memory, planned, prepared_by
 from .launch_table import architecture, configuration, options_of, overrides
 from .marginals import heatmap_moments_axes, heatmap_moments_backward_marginals, heatmap_moments_marginals
 from .moments_gradient import heatmap_moments_backward_channels, heatmap_moments_backward_pixels
@@ -22,6 +23,7 @@ from .spatial_moments import heatmap_moments_channels, heatmap_moments_finish, h
 from .tile import Tiling, channel_block
 
 
+@prepared_by
 def heatmap_moments(
     logits: Tensor,
     over: str,
@@ -30,7 +32,7 @@ def heatmap_moments(
     align_corners: bool,
     eps: float,
     covariance: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """Coordinates ``(N, K, 2)``, variance ``(N, K, 2)`` or covariance ``(N, K, 3)``, and mass ``(N, K)``."""
     call = _Call(
         logits.shape,
@@ -43,14 +45,25 @@ def heatmap_moments(
         align_corners,
     )
     plan = _forward_plan(call, eps, covariance, overrides())
-    batch, count = logits.shape[0], logits.shape[1] - int(background)
-    coords = floats((batch, count, 2), call.device)
-    variance = floats((batch, count, 3 if covariance else 2), call.device)
-    mass = floats((batch, count), call.device)
-    sums = plan.sums(logits)
-    plan.first(logits, *sums)
-    plan.last(*sums, coords, variance, mass)
-    return coords, variance, mass
+    first, last, workspace = plan.for_aligned(logits)
+    empty, address = memory(logits)
+    float32 = torch.float32
+    batch, count = call.shape[0], call.landmarks
+    points, squares, weights = map(
+        laid_out, ((batch, count, 2), (batch, count, 3 if covariance else 2), (batch, count))
+    )
+
+    def run(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+        coords, variance, mass = empty(*points, float32), empty(*squares, float32), empty(*weights, float32)
+        sums = [None if places is None else empty(*places, float32) for places in workspace]
+        if address(logits) % ALIGNMENT:
+            plan.first(logits, *sums)
+        else:
+            first(logits, *sums)
+        last(*sums, coords, variance, mass)
+        return coords, variance, mass
+
+    return run
 
 
 def heatmap_moments_backward(

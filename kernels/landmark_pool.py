@@ -6,6 +6,7 @@ The kernels are in :mod:`.softmax_pool` and :mod:`.gaussian_pool`; here is what 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import triton
@@ -18,24 +19,35 @@ from .gaussian_pool import (
     gaussian_pool_finish,
     gaussian_pool_partials,
 )
-from .launch import Launch, Plan, described, floats, planned
+from .launch import ALIGNMENT, Launch, Plan, described, laid_out, memory, planned, prepared_by
 from .launch_table import architecture, configuration, overrides
 from .softmax_pool import landmark_pool_backward_map, landmark_pool_finish, landmark_pool_partials
 from .tile import Tiling, channel_block, finishing
 
 
+@prepared_by
 def landmark_pool(
     features: Tensor, logits: Tensor, over: str, temperature: float, eps: float
-) -> tuple[Tensor, Tensor]:
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """Pooled features ``(N, C, S)`` and mass ``(N, C)``, in float32."""
     plan = _forward_plan(*described(features), *described(logits)[:3], over, temperature, eps, overrides())
+    first, last, workspace = plan.for_aligned(features)
+    empty, address = memory(features, logits)
+    float32 = torch.float32
     batch, channels = logits.shape[:2]
-    pooled = floats((batch, channels, features.shape[1]), features.device)
-    mass = floats((batch, channels), features.device)
-    sums = plan.sums(features)
-    plan.first(features, logits, *sums)
-    plan.last(*sums, pooled, mass)
-    return pooled, mass
+    means, weights = laid_out((batch, channels, features.shape[1])), laid_out((batch, channels))
+
+    def run(features: Tensor, logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        pooled, mass = empty(*means, float32), empty(*weights, float32)
+        sums = [None if places is None else empty(*places, float32) for places in workspace]
+        if (address(features) | address(logits)) % ALIGNMENT:
+            plan.first(features, logits, *sums)
+        else:
+            first(features, logits, *sums)
+        last(*sums, pooled, mass)
+        return pooled, mass
+
+    return run
 
 
 def landmark_pool_backward(
@@ -85,17 +97,30 @@ def landmark_pool_backward(
     return grad_features, grad_logits
 
 
-def gaussian_pool(features: Tensor, coords: Tensor, sigma: Tensor, align_corners: bool) -> Tensor:
+@prepared_by
+def gaussian_pool(
+    features: Tensor, coords: Tensor, sigma: Tensor, align_corners: bool
+) -> Callable[..., Tensor]:
     """Pooled features ``(N, K, S)``, in float32; ``sigma`` is ``(N, K)``."""
     plan = _gaussian_plan(
         *described(features), coords.shape[1], coords.stride(), sigma.stride(), align_corners, overrides()
     )
-    size = (features.shape[0], coords.shape[1], features.shape[1])
-    pooled = floats(size, features.device)
-    sums = plan.sums(features)
-    plan.first(features, coords, sigma, *sums)
-    plan.last(*sums, pooled)
-    return pooled
+    first, last, (places,) = plan.for_aligned(features)
+    empty, address = memory(features, coords, sigma)
+    float32 = torch.float32
+    means = laid_out((features.shape[0], coords.shape[1], features.shape[1]))
+    assert places is not None
+
+    def run(features: Tensor, coords: Tensor, sigma: Tensor, *_: object) -> Tensor:
+        pooled, sums = empty(*means, float32), empty(*places, float32)
+        if (address(features) | address(coords) | address(sigma)) % ALIGNMENT:
+            plan.first(features, coords, sigma, sums)
+        else:
+            first(features, coords, sigma, sums)
+        last(sums, pooled)
+        return pooled
+
+    return run
 
 
 def gaussian_pool_backward(

@@ -23,10 +23,16 @@ from . import launch_table
 
 #: Tensors are promised to the compiler as aligned to so many bytes, or not: two compiled kernels.
 ALIGNMENT = 16
+#: Tensors that are memory and nothing else.
+KINDS = (Tensor, torch.nn.Parameter)
 #: Where profilers of Triton's launches put what they want to be called.
 HOOKS = triton.knobs.runtime
 
 Made = TypeVar("Made")
+#: Hands out memory of a shape, strides and a dtype.
+Memory = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+#: A shape and its strides.
+Places = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +145,38 @@ class Launch:
             with torch.cuda.device(device):
                 self._launch(device, tensors)
 
+    def for_aligned(self, like: Tensor) -> Callable[..., None]:
+        """This launch for tensors where ``like`` is, all aligned and of ever the same dtypes: it looks at none."""
+        if self._empty or _INTERPRETING or like.is_meta or type(like) not in KINDS:
+            return self
+        index: Any = like.device.index
+        x, y, z = self.grid
+        run: Any = None
+        function = metadata = None
+
+        def launch(*tensors: Tensor | None) -> None:
+            nonlocal run, function, metadata
+            hook = HOOKS.launch_enter_hook
+            if (
+                run is None
+                or _recorded is not None
+                or _captured is not None
+                or current_device() != index
+                or (hook is not None and getattr(hook, "calls", True))
+            ):
+                self(*tensors)
+                compiled = self._compiled.get(_machine_code(index, tensors))
+                if compiled is not None:
+                    # what the others wait for comes last: other threads may be here too
+                    function, metadata, run = compiled.function, compiled.packed_metadata, compiled.run
+                return
+            stream, leave = current_stream(index), HOOKS.launch_exit_hook
+            run(x, y, z, stream, function, metadata, None, hook, leave, *tensors, *self._all)
+
+        return launch
+
     def _launch(self, device: int, tensors: tuple[Tensor | None, ...]) -> None:
-        key = (device, *[t if t is None else (t.dtype, not t.data_ptr() % ALIGNMENT) for t in tensors])
+        key = _machine_code(device, tensors)
         compiled = self._compiled.get(key)
         if compiled is None:
             self._compiled[key] = self.kernel[self.grid](
@@ -164,6 +200,11 @@ class Launch:
         )
 
 
+def _machine_code(device: int, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """Which of a launch's compiled kernels is for these."""
+    return (device, *[t if t is None else (t.dtype, not t.data_ptr() % ALIGNMENT) for t in tensors])
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Launches of one kind of call, in their order.
@@ -179,10 +220,65 @@ class Plan:
     workspace: Sequence[tuple[int, ...] | None] = ()
     result: tuple[int, ...] = ()
 
+    def for_aligned(self, like: Tensor) -> tuple[Any, Any, list[Places | None]]:
+        """Both launches as :meth:`Launch.for_aligned`, and shapes and strides of the workspace."""
+        first, last = self.first.for_aligned(like), self.last.for_aligned(like)
+        return first, last, [None if size is None else laid_out(size) for size in self.workspace]
+
     def sums(self, like: Tensor) -> list[Tensor | None]:
         """Memory for what the first launch leaves for the last."""
         device = like.device
         return [None if s is None else floats(s, device) for s in self.workspace]
+
+
+def prepared_by(prepare: Callable[..., Callable[..., Made]]) -> Callable[..., Made]:
+    """The kernel of an operator from what prepares its calls.
+
+    ``prepare`` takes the operator's arguments and returns a function for arguments of the same kind, tensors of the
+    same shapes, strides, dtypes and devices beside equal others, which may look at no more of them than addresses.
+    """
+
+    @functools.wraps(prepare)
+    def kernel(*args: Any) -> Made:
+        return prepare(*args)(*args)
+
+    kernel.prepare = prepare  # type: ignore[attr-defined]
+    return kernel
+
+
+def memory(*tensors: Tensor | None) -> tuple[Memory, Callable[[Tensor], int]]:
+    """What hands out memory on the device of the tensors, which is aligned, and what says where a tensor's begins.
+
+    For tensors that are nothing else and where no mode listens the first is what Inductor's programs call, which takes
+    half the time of ``torch.empty_strided``. Compilers' tensors are nowhere, which counts as not aligned.
+    """
+    some = [t for t in tensors if t is not None]
+    device = some[0].device
+
+    def usual(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+
+    if torch._C._len_torch_dispatch_stack() or any(type(t) not in KINDS for t in some):
+        return usual, lambda _: 1
+    address = Tensor.data_ptr
+    if _INTERPRETING:  # torch fills this memory with NaN where it is asked to, for tests
+        return usual, address
+    quick: Memory | None = getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}", None)
+    if quick is None or device.type not in ("cpu", "cuda"):
+        return usual, address
+    if device.type == "cpu" or torch.cuda.device_count() == 1:
+        return quick, address
+
+    def on_device(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        here = current_device() == device.index  # the quick one takes the current device's memory
+        return (quick if here else usual)(shape, strides, dtype)
+
+    return on_device, address
+
+
+def laid_out(shape: tuple[int, ...]) -> Places:
+    """A shape and the strides of contiguous memory of it."""
+    return shape, _contiguous(shape)
 
 
 def floats(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

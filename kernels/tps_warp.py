@@ -7,7 +7,7 @@ and reads the image there channel by channel: the grid exists nowhere in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.tps_warp import memory_format_of
-from .launch import Launch, planned
+from .launch import ALIGNMENT, Launch, laid_out, memory, planned, prepared_by
 from .launch_table import architecture, configuration, options_of, overrides
 from .tile import Tiling
 from .warp_gradient import PARTS, tps_warp_backward_finish, tps_warp_backward_largest, tps_warp_backward_map
@@ -117,6 +117,7 @@ def tps_warp_sample(
         target += out_c
 
 
+@prepared_by
 def tps_warp(
     image: Tensor,
     centers: Tensor,
@@ -126,15 +127,35 @@ def tps_warp(
     size: Sequence[int],
     padding_mode: str,
     align_corners: bool,
-) -> Tensor:
+) -> Callable[..., Tensor]:
     """``(N, C, H', W')`` in the image's dtype; channels_last for a channels_last image."""
     shape = (image.shape[0], image.shape[1], *size)
-    out = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=memory_format_of(image))
+    dtype = image.dtype
+    strides = laid_out(shape)[1]
+    if memory_format_of(image) == torch.channels_last:
+        over_n, over_h, over_w, over_c = laid_out((shape[0], *size, shape[1]))[1]
+        strides = over_n, over_c, over_h, over_w
     plan = _forward_plan(
-        *_key(image, centers, weights, affine, before, out), padding_mode, align_corners, overrides()
+        *_key(image, centers, weights, affine, before, shape, strides),
+        padding_mode,
+        align_corners,
+        overrides(),
     )
-    plan(image, centers, weights, affine, before, out)
-    return out
+    aligned = plan.for_aligned(image)
+    empty, address = memory(image, centers, weights, affine, before)
+
+    def run(
+        image: Tensor, centers: Tensor, weights: Tensor, affine: Tensor, before: Tensor | None, *_: object
+    ) -> Tensor:
+        out = empty(shape, strides, dtype)
+        places = address(image) | address(centers) | address(weights) | address(affine)
+        if (places if before is None else places | address(before)) % ALIGNMENT:
+            plan(image, centers, weights, affine, before, out)
+        else:
+            aligned(image, centers, weights, affine, before, out)
+        return out
+
+    return run
 
 
 def tps_warp_backward(
@@ -163,7 +184,7 @@ def tps_warp_backward(
         of_image = sums if sums.dtype == image.dtype else torch.empty_like(image)
     sum_strides = (0, 0, 0, 0) if sums is None else sums.stride()
     plan = _backward_plan(
-        *_key(image, centers, weights, affine, before, grad),
+        *_key(image, centers, weights, affine, before, grad.shape, grad.stride()),
         padding_mode,
         align_corners,
         sum_strides,
@@ -194,7 +215,13 @@ def tps_warp_backward(
 
 
 def _key(
-    image: Tensor, centers: Tensor, weights: Tensor, affine: Tensor, before: Tensor | None, maps: Tensor
+    image: Tensor,
+    centers: Tensor,
+    weights: Tensor,
+    affine: Tensor,
+    before: Tensor | None,
+    shape: Sequence[int],
+    strides: tuple[int, ...],
 ) -> tuple[Any, ...]:
     """What plans depend on: sizes, strides, dtypes and the device."""
     return (
@@ -206,8 +233,8 @@ def _key(
         (centers.shape[-2], centers.stride(), weights.stride(), affine.stride()),
         None if before is None else before.stride(),
         torch.float64 in (centers.dtype, weights.dtype),
-        maps.shape[2:],
-        maps.stride(),
+        tuple(shape[2:]),
+        strides,
     )
 
 

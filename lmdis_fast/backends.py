@@ -105,6 +105,9 @@ UNAVAILABLE: dict[str, str | None] = {
 }
 
 _kernels: dict[str, dict[str, tuple[Kernel, WhyNot | None]]] = {name: {} for name in BACKENDS}
+#: Backend and function of calls that were prepared (:mod:`.ops.direct`), by operator and all that decides them. Another
+#: dictionary takes its place when a choice or a plan may change: what was begun before that ends in the old one.
+prepared: dict[tuple[Any, ...], tuple[str, Kernel]] = {}
 _last: dict[str, str] = {}
 _operators: list[str] = []
 _said = False
@@ -129,6 +132,13 @@ def register_kernel(backend: str, op: str, kernel: Kernel, why_not: WhyNot | Non
     _kernels[_known(backend, "register_kernel")][op] = (kernel, why_not)
     if op not in _operators:
         _operators.append(op)
+    forget_prepared()
+
+
+def forget_prepared() -> None:
+    """Prepare every call anew. To be called after the change that asks for it."""
+    global prepared
+    prepared = {}
 
 
 def register_compiled(op: str) -> bool:
@@ -178,13 +188,26 @@ def register_triton(op: str, room: str) -> bool:
 
     refuses = _not_for_triton_warps if room == "tps_warp" else _not_for_triton
 
-    def kernel(*args: Any) -> Any:
-        found = getattr(importlib.import_module(module), op)
-        _kernels["triton"][op] = (found, refuses)  # without this detour from now on
-        return found(*args)
-
-    register_kernel("triton", op, kernel, refuses)
+    register_kernel("triton", op, _InRoom(module, op, refuses), refuses)
     return True
+
+
+class _InRoom:
+    """A kernel whose module is imported when it is first asked for."""
+
+    def __init__(self, module: str, op: str, refuses: WhyNot) -> None:
+        self.module = module
+        self.op = op
+        self.refuses = refuses
+
+    def found(self) -> Kernel:
+        """The kernel itself, which is called without this detour from now on."""
+        kernel: Kernel = getattr(importlib.import_module(self.module), self.op)
+        _kernels["triton"][self.op] = (kernel, self.refuses)
+        return kernel
+
+    def __call__(self, *args: Any) -> Any:
+        return self.found()(*args)
 
 
 def _not_for_triton(args: Sequence[Any]) -> str | None:
@@ -320,16 +343,35 @@ def can_run_cuda(op: str, args: Sequence[Any] = (), raise_error: bool = False) -
 
 def run(op: str, args: Sequence[Any]) -> Any:
     """Run ``op`` on the backend asked for, or else on the first one that can; remembers which one it was."""
+    backend = _chosen(op, args)
+    _last[op] = backend
+    return _kernels[backend][op][0](*args)
+
+
+def _chosen(op: str, args: Sequence[Any]) -> str:
     backend = _asked
     if backend is not None:
         can_run(backend, op, args, raise_error=True)
-    else:
-        backend = choice(op, args)
-        assert backend is not None  # the reference runs everything
-        if backend == "reference":
-            _say_once(args)
-    _last[op] = backend
-    return _kernels[backend][op][0](*args)
+        return backend
+    backend = choice(op, args)
+    assert backend is not None  # the reference runs everything
+    if backend == "reference":
+        _say_once(args)
+    return backend
+
+
+def prepare(op: str, args: Sequence[Any]) -> tuple[str, Kernel]:
+    """The backend that :func:`run` would take now, and a function for arguments of the same kind.
+
+    Of the same kind are tensors of the same shapes, strides, dtypes and devices beside other arguments that are equal.
+    A kernel with an attribute ``prepare`` says with it what to call for them; any other is called itself.
+    """
+    backend = _chosen(op, args)
+    kernel = _kernels[backend][op][0]
+    if isinstance(kernel, _InRoom):
+        kernel = kernel.found()
+    prepare_kernel = getattr(kernel, "prepare", None)
+    return backend, kernel if prepare_kernel is None else prepare_kernel(*args)
 
 
 def _say_once(args: Sequence[Any]) -> None:
@@ -364,10 +406,12 @@ def use_backend(backend: str | None) -> Iterator[None]:
     """
     global _asked
     before, _asked = _asked, None if backend is None else _known(backend, "use_backend")
+    forget_prepared()
     try:
         yield
     finally:
         _asked = before
+        forget_prepared()
 
 
 def show_backends() -> str:

@@ -26,19 +26,20 @@ def described(value: Any) -> str:
 
 def check_tensor(op: str, name: str, value: Any, form: str, rank: int | tuple[int, ...]) -> None:
     """``value`` is a floating tensor of the given rank; ``form`` is its shape in words, such as ``(N, K, 2)``."""
-    ranks = (rank,) if isinstance(rank, int) else rank
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a {form} floating tensor, got {described(value)}")
     if value.dtype not in FLOATING:
         raise TypeError(f"{op}: {name} must be {form} floating, got {described(value)}")
-    if value.dim() not in ranks:
+    dims = value.dim()
+    if dims != rank and (isinstance(rank, int) or dims not in rank):
         raise ValueError(f"{op}: {name} must be {form} floating, got {described(value)}")
 
 
 def check_maps(op: str, name: str, value: Any, form: str) -> None:
     """``value`` is a floating (N, C, H, W) tensor with at least one channel and one pixel."""
     check_tensor(op, name, value, form, 4)
-    if value.shape[1] < 1 or value.shape[2] < 1 or value.shape[3] < 1:
+    _, channels, height, width = value.shape
+    if channels < 1 or height < 1 or width < 1:
         raise ValueError(
             f"{op}: {name} must be {form} with at least one channel and one pixel, got {described(value)}"
         )
@@ -47,7 +48,8 @@ def check_maps(op: str, name: str, value: Any, form: str) -> None:
 def check_points(op: str, name: str, value: Any, form: str, rank: int | tuple[int, ...] = 3) -> None:
     """``value`` is a floating tensor of points, (x, y) last, with at least one point."""
     check_tensor(op, name, value, form, rank)
-    if value.shape[-1] != 2 or value.shape[-2] < 1:
+    *_, count, axes = value.shape
+    if axes != 2 or count < 1:
         raise ValueError(
             f"{op}: {name} must be {form} floating with at least one point, got {described(value)}"
         )
@@ -55,19 +57,27 @@ def check_points(op: str, name: str, value: Any, form: str, rank: int | tuple[in
 
 def check_same_device(op: str, **tensors: Tensor | None) -> None:
     """All tensors given lie on one device."""
-    present = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    first, *others = present.values()
-    if any(device != first for device in others):
+    first = None
+    for tensor in tensors.values():
+        if tensor is None or tensor.device == first:
+            continue
+        if first is None:
+            first = tensor.device
+            continue
+        present = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
         where = ", ".join(f"{name} on {device}" for name, device in present.items())
         raise ValueError(f"{op}: tensors must be on one device, got {where}")
 
 
 def check_same_batch(op: str, **tensors: Tensor) -> None:
     """All tensors given have one batch size N."""
-    first, *others = tensors.values()
-    if any(tensor.shape[0] != first.shape[0] for tensor in others):
-        got = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-        raise ValueError(f"{op}: tensors must have the same batch size N, got {got}")
+    first = None
+    for tensor in tensors.values():
+        if first is None:
+            first = tensor.shape[0]
+        elif tensor.shape[0] != first:
+            got = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+            raise ValueError(f"{op}: tensors must have the same batch size N, got {got}")
 
 
 def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
@@ -79,6 +89,8 @@ def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None
 
 def checked_number(op: str, name: str, value: Any, *, zero: bool = False, negative: bool = False) -> float:
     """``value`` as a finite float: positive, or also zero, or also negative."""
+    if type(value) is float and 0.0 < value < math.inf:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number, got {described(value)}")
     number = float(value)
@@ -89,12 +101,12 @@ def checked_number(op: str, name: str, value: Any, *, zero: bool = False, negati
     return number
 
 
-def checked_numbers(op: str, name: str, value: Any, length: int | None = None) -> list[float]:
-    """One positive number or a sequence of them, as a list; a single one is repeated to ``length``."""
+def checked_numbers(op: str, name: str, value: Any, length: int | None = None) -> tuple[float, ...]:
+    """One positive number or a sequence of them, as a tuple; a single one is repeated to ``length``."""
     if isinstance(value, (list, tuple)):
-        numbers = [checked_number(op, name, item) for item in value]
+        numbers = tuple([checked_number(op, name, item) for item in value])
     else:
-        numbers = [checked_number(op, name, value)] * (1 if length is None else length)
+        numbers = (checked_number(op, name, value),) * (1 if length is None else length)
     if not numbers or (length is not None and len(numbers) != length):
         expected = (
             "at least one number" if length is None else f"one number or one for each of {length} levels"
@@ -103,10 +115,10 @@ def checked_numbers(op: str, name: str, value: Any, length: int | None = None) -
     return numbers
 
 
-def checked_size(op: str, size: Any) -> list[int]:
-    """``size`` as ``[H, W]``, both at least 1."""
+def checked_size(op: str, size: Any) -> tuple[int, int]:
+    """``size`` as ``(H, W)``, both at least 1."""
     if not isinstance(size, (list, tuple, torch.Size)) or len(size) != 2:
         raise ValueError(f"{op}: size must be (H, W), got {size!r}")
     if any(isinstance(side, (bool, float, str)) or side < 1 for side in size):
         raise ValueError(f"{op}: size must be (H, W) in whole pixels, at least 1 each, got {tuple(size)}")
-    return [size[0], size[1]]
+    return size[0], size[1]

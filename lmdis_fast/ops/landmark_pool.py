@@ -104,7 +104,7 @@ def gaussian_pool(
             raise ValueError(
                 f"{op}: sigma must be (K,) or (N, K) for coords {tuple(coords.shape)}, got {described(sigma)}"
             )
-        widths = sigma.expand(coords.shape[:2])
+        widths = sigma if sigma.dim() == 2 else sigma.expand(coords.shape[:2])
     else:
         widths = torch.full(
             (coords.shape[0], coords.shape[1]),

@@ -28,6 +28,8 @@ from .checks import (
 
 #: Control points nearer than this part of their extent count as coincident, or as lying on one line.
 DEGENERATE = 1e-6
+#: What a spline may be in.
+EXACT = (torch.float32, torch.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,19 +59,18 @@ class ThinPlateSpline:
         check_points(op, "centers", self.centers, "(P, 2) or (N, P, 2)", (2, 3))
         check_points(op, "weights", self.weights, "(N, P, 2)")
         check_affine(op, "affine", self.affine, 3)
-        batch, count = self.weights.shape[:2]
-        if self.centers.shape not in ((count, 2), (batch, count, 2)) or self.affine.shape[0] != batch:
+        centers, weights, affine, before = self.centers, self.weights, self.affine, self.before
+        batch, count, _ = weights.shape
+        if centers.shape not in ((count, 2), (batch, count, 2)) or affine.shape[0] != batch:
             got = ", ".join(f"{n} {tuple(getattr(self, n).shape)}" for n in ("centers", "weights", "affine"))
             raise ValueError(f"{op}: centers, weights and affine must agree in N and P, got {got}")
-        if self.before is not None:
-            check_affine(op, "before", self.before, 3)
-            check_same_batch(op, before=self.before, weights=self.weights)
-        tensors = {n: getattr(self, n) for n in ("centers", "weights", "affine", "before")}
-        check_same_device(op, **tensors)
-        if any(t is not None and t.dtype not in (torch.float32, torch.float64) for t in tensors.values()):
-            raise TypeError(
-                f"{op}: tensors must be float32 or float64, got weights {described(self.weights)}"
-            )
+        if before is not None:
+            check_affine(op, "before", before, 3)
+            check_same_batch(op, before=before, weights=weights)
+        check_same_device(op, centers=centers, weights=weights, affine=affine, before=before)
+        for tensor in (centers, weights, affine, before):
+            if tensor is not None and tensor.dtype not in EXACT:
+                raise TypeError(f"{op}: tensors must be float32 or float64, got weights {described(weights)}")
         checked_number(op, "kernel_gain", self.kernel_gain, zero=True)
 
     @property

@@ -49,13 +49,14 @@ def tps_warp(
     if not isinstance(spline, ThinPlateSpline):
         raise TypeError(f"{op}: spline must be a ThinPlateSpline, got {described(spline)}")
     check_same_device(op, image=image, spline=spline.weights)
-    batch = image.shape[0]
-    if spline.batch_size not in (1, batch):
-        raise ValueError(f"{op}: spline must have batch size 1 or {batch}, got {spline.batch_size}")
-    pixels = [image.shape[2], image.shape[3]] if size is None else checked_size(op, size)
+    batch, _, height, width = image.shape
+    splines = spline.batch_size
+    if splines not in (1, batch):
+        raise ValueError(f"{op}: spline must have batch size 1 or {batch}, got {splines}")
+    pixels = (height, width) if size is None else checked_size(op, size)
     check_choice(op, "padding_mode", padding_mode, ("border", "zeros"))
     centers, weights, affine, before = spline.centers, spline.scaled_weights(), spline.affine, spline.before
-    if spline.batch_size != batch:
+    if splines != batch:
         centers = centers.expand(batch, -1, -1) if centers.dim() == 3 else centers
         weights, affine = weights.expand(batch, -1, -1), affine.expand(batch, -1, -1)
         before = None if before is None else before.expand(batch, -1, -1)
