@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu_check, gpu_stages
+from bench import gpu_build, gpu_check, gpu_stages
 from bench.gpu_budget import Budget, Outcome, Stage, run_stages
 from bench.sizes import Sizes
 from lmdis_fast import backends
@@ -170,3 +170,50 @@ def test_timings_with_a_timer_of_the_tests_own() -> None:
 def test_known_cards_are_held_to_their_data_sheet() -> None:
     assert gpu_stages.bandwidth_of("NVIDIA H100 80GB HBM3", 1.0) == 3.35e12
     assert gpu_stages.bandwidth_of("some other card", 2.5e11) == 2.5e11
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (subprocess.TimeoutExpired("setup.py", 60), "not done within 60 s"),
+        (subprocess.CompletedProcess("setup.py", 1, "", "ptxas: no such option"), "failed: ptxas"),
+        (subprocess.CompletedProcess("setup.py", 0, "", ""), "done in 0 s for 9.0"),
+    ],
+)
+def test_build_says_what_became_of_it(answer: object, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def run(command: list[str], **options: object) -> object:
+        asked.update(options)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(gpu_build.subprocess, "run", run)
+    assert gpu_build.build("cuda", Budget(120, lambda: 0.0)).startswith(sentence)
+    environment = asked["env"]
+    assert isinstance(environment, dict)
+    assert environment["TORCH_CUDA_ARCH_LIST"] == "9.0" and environment["LMDIS_FAST_BUILD"] == "cuda"
+    assert asked["timeout"] == 60
+
+
+def test_check_begins_again_after_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+
+    class Replaced(Exception):
+        """The process would be another now."""
+
+    def execv(program: str, command: list[str]) -> None:
+        begun.append(command)
+        raise Replaced
+
+    monkeypatch.setattr(gpu_check, "missing", lambda: None)
+    monkeypatch.setattr(gpu_build, "is_wanted", lambda: True)
+    monkeypatch.setattr(gpu_build, "build", lambda *_: "done in 60 s for 9.0")
+    monkeypatch.setattr(gpu_check.os, "execv", execv)
+    with pytest.raises(Replaced):
+        gpu_check.main(["--device", "cpu", "--minutes", "3"])
+    ((*_, minutes, left, name, sentence),) = begun
+    assert (minutes, name, sentence) == ("--minutes", "--built", "done in 60 s for 9.0")
+    assert 2.9 < float(left) <= 3.0
