@@ -91,6 +91,7 @@ template <int threads, class real>
 LM_DEVICE void load_controls(const Plates<real>& plates, int64_t n, int first, LM_SHARED_POINTER(real) controls) {
   const real* const centers = centers_of(plates, n) + 2 * int64_t(first);
   const real* const weights = plates.weights + 2 * (n * plates.points + first);
+#pragma unroll 1
   for (int i = threadIdx.x; i < 2 * chunk_at(plates, first); i += threads) {
     const int to = i / 2 * 4 + i % 2;
     controls[to] = load(centers + i);

@@ -46,3 +46,48 @@ def tps_warp(
         *arrays(out),
     )
     return out
+
+
+def tps_warp_backward(
+    grad: Tensor,
+    image: Tensor,
+    centers: Tensor,
+    weights: Tensor,
+    affine: Tensor,
+    before: Tensor | None,
+    padding_mode: str,
+    align_corners: bool,
+    need_image: bool,
+    need_spline: bool,
+    need_centers: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of image, centres, weights, affine and before; of the image without atomics of floats where
+    deterministic algorithms are asked for."""
+    tensors = centers, weights, affine, before
+    spline, spline_dtype = _spline(image, grad, *tensors)
+    asked = need_centers, need_spline, need_spline, need_spline
+    of_image = torch.empty_like(image) if need_image else None
+    if of_image is not None and image.dtype == torch.float32:
+        of_image.zero_()
+    of_spline = [
+        torch.empty_like(t) if t is not None and needed else None
+        for t, needed in zip(spline, asked, strict=True)
+    ]
+    if len(image):
+        kernels("tps_warp").tps_warp_backward(
+            *arrays(grad, image),
+            dtype_name(image),
+            *arrays(*spline),
+            spline_dtype,
+            padding_mode == "zeros",
+            align_corners,
+            torch.are_deterministic_algorithms_enabled(),
+            *arrays(of_image, *of_spline),
+        )
+    elif need_centers:
+        of_spline[0] = torch.zeros(centers.shape, dtype=centers.dtype)
+    found = [
+        (affine if like is None else like).new_empty(0) if t is None else t.to(like)
+        for t, like in zip((of_image, *of_spline), (image, *tensors), strict=True)
+    ]
+    return found[0], found[1], found[2], found[3], found[4]

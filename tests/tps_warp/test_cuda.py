@@ -1,0 +1,28 @@
+"""The CUDA kernels of tps_warp in the emulator, against the definition."""
+
+import pytest
+import torch
+from hypothesis import given
+
+from ..agreement import Arrangement
+from ..cases import Case, cases_of
+from ..gpu_emulation.backend import check_emulated, check_orders, few
+from ..interpreted import arrangements
+
+CASES = cases_of("tps_warp")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@few
+@given(arrangement=arrangements())
+def test_agrees_with_the_definition(case: Case, arrangement: Arrangement) -> None:
+    check_emulated(case, arrangement)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_order_of_threads_and_blocks(
+    case: Case, layout: str, dtype: torch.dtype, deterministic: None
+) -> None:
+    check_orders(case, dtype, layout)
