@@ -97,7 +97,8 @@ inline void run(const TpsWarpBackward& call, Stream stream) {
   const TpsWarp& forward = call.forward;
   const Maps& of_image = call.grad_image;
   const int64_t n = forward.image.n;
-  if (n == 0) return;
+  const bool of_spline = call.need_spline || call.need_centers;
+  if (n == 0 || !(call.need_image || of_spline)) return;
   const WarpMemory m = warp_memory(call);
   char* const memory = static_cast<char*>(call.sums);
   float* const largest = reinterpret_cast<float*>(memory + m.largest);
@@ -111,14 +112,13 @@ inline void run(const TpsWarpBackward& call, Stream stream) {
             of_image.stride_w,
             whole ? largest : nullptr,
             most_of(forward.out.h * forward.out.w)};
-  const bool of_spline = call.need_spline || call.need_centers;
   float* const partials = of_spline ? largest + largest_parts : nullptr;
   with_storage(forward.image.dtype, [&](auto* storage) {
     using S = std::remove_pointer_t<decltype(storage)>;
     const Map<S> image = map_of<S>(forward.image), grad = map_of<S>(forward.out);
     if (m.image_words)
-      LM_LAUNCH(tps_warp_prepare<S>, largest_parts, gradient_threads, 0, stream, reinterpret_cast<float*>(memory),
-                m.image_words, grad, n, whole ? largest : nullptr);
+      LM_LAUNCH(tps_warp_backward_prepare<S>, largest_parts, gradient_threads, 0, stream,
+                reinterpret_cast<float*>(memory), m.image_words, grad, n, whole ? largest : nullptr);
     with_real(forward, [&](auto* positions) {
       using real = std::remove_pointer_t<decltype(positions)>;
       LM_LAUNCH((tps_warp_backward_map<S, real>), unsigned(n) * m.tiles, gradient_threads, 0, stream, grad, image,
@@ -128,8 +128,9 @@ inline void run(const TpsWarpBackward& call, Stream stream) {
     });
     if (m.image_words) {
       const int64_t count = n * forward.image.c * forward.image.h * forward.image.w;
-      LM_LAUNCH(tps_warp_image_gradient<S>, unsigned((count + gradient_threads - 1) / gradient_threads),
-                gradient_threads, 0, stream, sums, static_cast<S*>(of_image.data), count);
+      constexpr int64_t of_block = gradient_threads * wide<S>;
+      LM_LAUNCH(tps_warp_backward_convert<S>, unsigned((count + of_block - 1) / of_block), gradient_threads, 0, stream,
+                sums, static_cast<S*>(of_image.data), count);
     }
   });
   if (!of_spline) return;
@@ -137,8 +138,8 @@ inline void run(const TpsWarpBackward& call, Stream stream) {
     using real = std::remove_pointer_t<decltype(positions)>;
     const SplineGradients<real> gradients = gradients_of<real>(call, m, partials);
     const int own = values_of_image(gradients);
-    LM_LAUNCH(tps_warp_gradients<real>, unsigned(n * sum_blocks(own) + sum_blocks(m.values - own)), gradient_threads, 0,
-              stream, gradients);
+    LM_LAUNCH(tps_warp_backward_finish<real>, unsigned(n * sum_blocks(own) + sum_blocks(m.values - own)),
+              gradient_threads, 0, stream, gradients);
   });
 }
 

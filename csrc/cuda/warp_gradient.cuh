@@ -251,7 +251,7 @@ LM_FUNCTION int64_t sum_blocks(int values) { return (values + sum_values - 1) / 
 
 template <class real>
 LM_KERNEL(gradient_threads, 4)
-tps_warp_gradients(SplineGradients<real> g) {
+tps_warp_backward_finish(SplineGradients<real> g) {
   LM_SHARED(double, sums, gradient_threads);
   const int lane = threadIdx.x % sum_values, part = threadIdx.x / sum_values;
   const int own = values_of_image(g);
@@ -289,7 +289,7 @@ tps_warp_gradients(SplineGradients<real> g) {
 // Zeros, `count` times 16 bytes, and, where they are asked for, the largest finite magnitudes of parts of a gradient.
 template <class S>
 LM_KERNEL(gradient_threads, 4)
-tps_warp_prepare(float* sums, int64_t count, Map<S> grad, int64_t images, float* largest) {
+tps_warp_backward_prepare(float* sums, int64_t count, Map<S> grad, int64_t images, float* largest) {
   LM_SHARED(float, scratch, gradient_threads / 32);
   const int64_t thread = int64_t(blockIdx.x) * gradient_threads + threadIdx.x;
   const int64_t threads = int64_t(gridDim.x) * gradient_threads;
@@ -312,22 +312,34 @@ tps_warp_prepare(float* sums, int64_t count, Map<S> grad, int64_t images, float*
   store(largest + blockIdx.x, found);
 }
 
-// The image's gradient from its sums, which lie in memory as it does.
+// The image's gradient from its sums, which lie in memory as it does; 16 bytes a thread.
 template <class S>
 LM_KERNEL(gradient_threads, 4)
-tps_warp_image_gradient(ImageSums sums, S* to, int64_t count) {
+tps_warp_backward_convert(ImageSums sums, S* to, int64_t count) {
+  constexpr int V = wide<S>;
   LM_SHARED(float, scratch, gradient_threads / 32);
   const double unit = sums.largest ? unit_of(sums, scratch) : 1.0;
-  const int64_t i = int64_t(blockIdx.x) * gradient_threads + threadIdx.x;
-  if (i >= count) return;
-  float value;
-  if (sums.largest) {
-    const long long whole = load(static_cast<const long long*>(sums.data) + i);
-    value = whole >= not_a_number / 2 ? NAN : float(double(whole) * unit);
-  } else {
-    value = load(static_cast<const float*>(sums.data) + i);
+  const int64_t first = (int64_t(blockIdx.x) * gradient_threads + threadIdx.x) * V;
+  Vector<S, V> word;
+#pragma unroll
+  for (int j = 0; j < V; ++j) {
+    if (first + j >= count) break;
+    float value;
+    if (sums.largest) {
+      const long long whole = load(static_cast<const long long*>(sums.data) + first + j);
+      value = whole >= not_a_number / 2 ? NAN : float(double(whole) * unit);
+    } else {
+      value = load(static_cast<const float*>(sums.data) + first + j);
+    }
+    word[j] = from_float<S>(value);
   }
-  store(to + i, from_float<S>(value));
+  if (first + V <= count && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+    store_vector<V>(to + first, word);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < V; ++j)
+    if (first + j < count) store(to + first + j, word[j]);
 }
 
 }  // namespace lmdis

@@ -132,7 +132,7 @@ inline Tensor in_type_of(const Tensor& gradient, const Tensor& tensor) {
 }
 
 template <bool repeatable>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_gradients(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> warp_gradients(
     const Tensor& grad, const Tensor& image, const Tensor& centers, const Tensor& weights, const Tensor& affine,
     const std::optional<Tensor>& before, const std::string& padding_mode, bool align_corners, bool need_image,
     bool need_spline, bool need_centers) {
@@ -177,16 +177,16 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward(
     const Tensor& grad, const Tensor& image, const Tensor& centers, const Tensor& weights, const Tensor& affine,
     std::optional<Tensor> before, std::string padding_mode, bool align_corners, bool need_image, bool need_spline,
     bool need_centers) {
-  return tps_warp_gradients<false>(grad, image, centers, weights, affine, before, padding_mode, align_corners,
-                                   need_image, need_spline, need_centers);
+  return warp_gradients<false>(grad, image, centers, weights, affine, before, padding_mode, align_corners, need_image,
+                               need_spline, need_centers);
 }
 // The image's gradient has the same bits each time, where that costs something.
 inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward_repeatable(
     const Tensor& grad, const Tensor& image, const Tensor& centers, const Tensor& weights, const Tensor& affine,
     std::optional<Tensor> before, std::string padding_mode, bool align_corners, bool need_image, bool need_spline,
     bool need_centers) {
-  return tps_warp_gradients<true>(grad, image, centers, weights, affine, before, padding_mode, align_corners,
-                                  need_image, need_spline, need_centers);
+  return warp_gradients<true>(grad, image, centers, weights, affine, before, padding_mode, align_corners, need_image,
+                              need_spline, need_centers);
 }
 
 }  // namespace entries

@@ -19,7 +19,9 @@ def _spline(image: Tensor, out: Tensor, *tensors: Tensor | None) -> tuple[list[T
     longest = max(*image.shape[2:], *out.shape[2:])
     dtype = arithmetic_dtype(*(t for t in tensors if t is not None))
     dtype = torch.float64 if longest > LONG_SIDE else dtype
-    return [None if t is None else t.to(dtype).contiguous() for t in tensors], str(dtype).removeprefix("torch.")
+    return [None if t is None else t.to(dtype).contiguous() for t in tensors], str(dtype).removeprefix(
+        "torch."
+    )
 
 
 def tps_warp(
