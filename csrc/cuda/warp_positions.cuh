@@ -211,7 +211,7 @@ LM_DEVICE Neighbours neighbours(const WarpAxis<real>& axis, int i, real move, bo
   int whole = i;
   move *= axis.pixels;
   if (axis.over) {
-    const int64_t place = axis.times * i + axis.plus + axis.over;  // of a number that is above -over
+    const int64_t place = axis.times * i + axis.plus + axis.over;  // above 0, as plus is above -over
     const int64_t times = quotient(place, axis.over);
     whole = int(times) - 1;
     move += real(place - times * axis.over) / real(axis.over);
