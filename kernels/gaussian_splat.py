@@ -19,7 +19,7 @@ from .gaussian_maps import (
     render_gaussians_backward_partials,
     render_gaussians_maps,
 )
-from .launch import Launch, Plan, described, planned
+from .launch import Launch, Plan, described, floats, planned
 from .launch_table import architecture, configuration, overrides
 from .splatting import (
     splat_landmarks_backward_finish,
@@ -41,7 +41,7 @@ def render_gaussians(
     """Maps ``(N, L, K, H, W)``, or ``(N, L, K+1, H, W)`` for ``channels``, in the coordinates' dtype."""
     levels = _levels(sigma, gain, background)
     plan = _render_plan(*described(coords), tuple(size), levels, normalize, align_corners, overrides())
-    maps = coords.new_empty(plan.result)
+    maps = floats(plan.result, coords.device, coords.dtype)
     plan.first(coords, maps)
     return maps
 
@@ -81,7 +81,7 @@ def splat_landmarks(
     plan = _splat_plan(
         *described(coords), *described(features)[:3], tuple(size), levels, align_corners, overrides()
     )
-    maps = features.new_empty(plan.result)
+    maps = floats(plan.result, features.device, features.dtype)
     plan.first(coords, features, maps)
     return maps
 

@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from ..reference.lattice import width_scales
-from .launch import Launch, Plan, planned
+from .launch import Launch, Plan, floats, planned
 from .launch_table import architecture, configuration, options_of, overrides
 from .marginals import heatmap_moments_axes, heatmap_moments_backward_marginals, heatmap_moments_marginals
 from .moments_gradient import heatmap_moments_backward_channels, heatmap_moments_backward_pixels
@@ -44,9 +44,9 @@ def heatmap_moments(
     )
     plan = _forward_plan(call, eps, covariance, overrides())
     batch, count = logits.shape[0], logits.shape[1] - int(background)
-    coords = logits.new_empty((batch, count, 2), dtype=torch.float32)
-    variance = logits.new_empty((batch, count, 3 if covariance else 2), dtype=torch.float32)
-    mass = logits.new_empty((batch, count), dtype=torch.float32)
+    coords = floats((batch, count, 2), call.device)
+    variance = floats((batch, count, 3 if covariance else 2), call.device)
+    mass = floats((batch, count), call.device)
     sums = plan.sums(logits)
     plan.first(logits, *sums)
     plan.last(*sums, coords, variance, mass)

@@ -18,7 +18,7 @@ from .gaussian_pool import (
     gaussian_pool_finish,
     gaussian_pool_partials,
 )
-from .launch import Launch, Plan, described, planned
+from .launch import Launch, Plan, described, floats, planned
 from .launch_table import architecture, configuration, overrides
 from .softmax_pool import landmark_pool_backward_map, landmark_pool_finish, landmark_pool_partials
 from .tile import Tiling, channel_block, finishing
@@ -30,8 +30,8 @@ def landmark_pool(
     """Pooled features ``(N, C, S)`` and mass ``(N, C)``, in float32."""
     plan = _forward_plan(*described(features), *described(logits)[:3], over, temperature, eps, overrides())
     batch, channels = logits.shape[:2]
-    pooled = features.new_empty((batch, channels, features.shape[1]), dtype=torch.float32)
-    mass = features.new_empty((batch, channels), dtype=torch.float32)
+    pooled = floats((batch, channels, features.shape[1]), features.device)
+    mass = floats((batch, channels), features.device)
     sums = plan.sums(features)
     plan.first(features, logits, *sums)
     plan.last(*sums, pooled, mass)
@@ -91,7 +91,7 @@ def gaussian_pool(features: Tensor, coords: Tensor, sigma: Tensor, align_corners
         *described(features), coords.shape[1], coords.stride(), sigma.stride(), align_corners, overrides()
     )
     size = (features.shape[0], coords.shape[1], features.shape[1])
-    pooled = features.new_empty(size, dtype=torch.float32)
+    pooled = floats(size, features.device)
     sums = plan.sums(features)
     plan.first(features, coords, sigma, *sums)
     plan.last(*sums, pooled)

@@ -140,7 +140,7 @@ class Launch:
                 self._launch(device, tensors)
 
     def _launch(self, device: int, tensors: tuple[Tensor | None, ...]) -> None:
-        key = (device, *[t if t is None else (t.dtype, t.data_ptr() % ALIGNMENT == 0) for t in tensors])
+        key = (device, *[t if t is None else (t.dtype, not t.data_ptr() % ALIGNMENT) for t in tensors])
         compiled = self._compiled.get(key)
         if compiled is None:
             self._compiled[key] = self.kernel[self.grid](

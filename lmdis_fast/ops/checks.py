@@ -56,7 +56,8 @@ def check_points(op: str, name: str, value: Any, form: str, rank: int | tuple[in
 def check_same_device(op: str, **tensors: Tensor | None) -> None:
     """All tensors given lie on one device."""
     present = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    if len(set(present.values())) > 1:
+    first, *others = present.values()
+    if any(device != first for device in others):
         where = ", ".join(f"{name} on {device}" for name, device in present.items())
         raise ValueError(f"{op}: tensors must be on one device, got {where}")
 

@@ -26,7 +26,10 @@ QUESTIONS = (
 CAN_ASK = all(hasattr(torch._C, name) for name in QUESTIONS) and hasattr(
     torch._C._autograd, "_profiler_enabled"
 )
-_plain_keys: dict[str, int] = {}
+PLAIN_CLASSES = (Tensor, torch.nn.Parameter)
+#: Asks for all devices at once, where torch has it.
+_any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+_plain_keys: dict[torch.device, int] = {}
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -34,13 +37,13 @@ def is_plain(tensor: Tensor) -> bool:
 
     So it is no subclass and not fake, sparse, batched, functional, a lazy negative or zero, nor made for inference.
     """
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta:
+    if type(tensor) not in PLAIN_CLASSES or tensor.is_meta:
         return False
-    device = tensor.device.type
+    device = tensor.device
     keys = _plain_keys.get(device)
     if keys is None:
         with torch.inference_mode(False):
-            keys = torch._C._dispatch_keys(torch.empty(0, device=tensor.device)).raw_repr()
+            keys = torch._C._dispatch_keys(torch.empty(0, device=device)).raw_repr()
         _plain_keys[device] = keys
     return bool(torch._C._dispatch_keys(tensor).raw_repr() == keys)
 
@@ -80,7 +83,11 @@ def direct(
         if (
             not nobody_listens()
             or not all(map(is_plain, tensors))
-            or (autocast and any(torch.is_autocast_enabled(t.device.type) for t in tensors))
+            or (
+                autocast
+                and _any_autocast()
+                and any(torch.is_autocast_enabled(t.device.type) for t in tensors)
+            )
         ):
             return overload(*args)
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):

@@ -68,7 +68,7 @@ def landmark_pool(
     temperature = checked_number(op, "temperature", temperature)
     eps = checked_number(op, "eps", eps, zero=True)
     pooled: Tensor = _landmark_forward(features, logits, over, temperature, eps)[0]
-    return pooled.to(features.dtype) if not _autocasts(features) else pooled
+    return _in_dtype_of(features, pooled)
 
 
 def gaussian_pool(
@@ -114,12 +114,16 @@ def gaussian_pool(
         )
     check_same_device(op, features=features, coords=coords, sigma=widths)
     pooled: Tensor = _gaussian_forward(features, coords, widths, bool(align_corners))
-    return pooled.to(features.dtype) if not _autocasts(features) else pooled
+    return _in_dtype_of(features, pooled)
 
 
-def _autocasts(tensor: Tensor) -> bool:
+def _in_dtype_of(features: Tensor, pooled: Tensor) -> Tensor:
     # torch knows no autocast for tensors without storage.
-    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+    if pooled.dtype == features.dtype or (
+        not features.is_meta and torch.is_autocast_enabled(features.device.type)
+    ):
+        return pooled
+    return pooled.to(features.dtype)
 
 
 def _landmark_fake(
