@@ -28,7 +28,7 @@ NAMES = {
     "splat_landmarks_backward_partials": "gaussian_splat_backward_partials",
     "splat_landmarks_backward_finish": "sum_of_tiles",
 }
-BLOCKS = {"heatmap_moments_finish": 128, "heatmap_moments_marginals": 128}
+BLOCKS = {"heatmap_moments_finish": 128, "heatmap_moments_marginals": 128, "tps_warp_sample": 128}
 """Threads of a block, where they are not 256."""
 
 
@@ -70,7 +70,10 @@ def launch_of(kernel: str, size: Size) -> Launch:
     name = NAMES.get(kernel, kernel)
     entry = {"num_warps": BLOCKS.get(name, THREADS) // 32, "shared": 0}
     channels = size.channels
-    if kernel.startswith(("heatmap_moments", "tps_warp")):
+    if kernel.startswith("tps_warp"):
+        # tiles are runs of an image's pixels, 2 a thread
+        return {**entry, "TILE": 2 * BLOCKS.get(name, THREADS), "STEPS": 1}
+    if kernel.startswith("heatmap_moments"):
         columns, rows, steps = tiling(size.side, size.side, THREADS, MOMENTS_ROWS)
         if kernel == "heatmap_moments_channels":
             entry["shared"] = max((12 if channels <= 12 else 31) * (THREADS + 4), 24 * THREADS) * FLOAT

@@ -23,7 +23,7 @@ ENTRIES = {
     *("entries/tensors.h", "cpu/batch_norm.cpp"),
 }
 #: Rooms with CUDA kernels.
-GPU_ROOMS = ["heatmap_moments", "landmark_pool", "gaussian_splat"]
+GPU_ROOMS = [room for room in ROOMS if room != "batch_norm"]
 #: Names of the limited API, all that a file for every Python from 3.10 on may ask for.
 PYTHON_NAMES = {"PyModule_Create2", "PyModuleDef_Init"}
 

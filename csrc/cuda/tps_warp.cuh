@@ -26,6 +26,10 @@ void with_real(const TpsWarp& call, Body body) {
   call.exact ? body(static_cast<double*>(nullptr)) : body(static_cast<float*>(nullptr));
 }
 
+// Why a call cannot be run: there is no reason.
+inline const char* refusal(const TpsWarp&) { return nullptr; }
+inline const char* refusal(const TpsWarpBackward&) { return nullptr; }
+
 inline int64_t workspace_bytes(const TpsWarp&) { return 0; }
 
 inline void run(const TpsWarp& call, Stream stream) {
