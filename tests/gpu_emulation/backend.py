@@ -9,7 +9,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from lmdis_fast import backends
@@ -24,8 +23,6 @@ from . import emulated
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 4), (33, 17), (18, 32), (9, 130), (40, 24)]
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 KINDS = st.sampled_from(["normal", "ties", "large", "equal", "masked", "nan"])
-#: Emulated threads take microseconds each.
-few = settings(max_examples=max(settings.default.max_examples // 2, 4))
 
 
 @st.composite

@@ -6,13 +6,12 @@ from hypothesis import given
 
 from ..agreement import Arrangement
 from ..cases import Case, cases_of
-from ..gpu_emulation.backend import arrangements, check_emulated, check_orders, check_stages, few
+from ..gpu_emulation.backend import arrangements, check_emulated, check_orders, check_stages
 
 CASES = cases_of("landmark_pool")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@few
 @given(arrangement=arrangements())
 def test_agrees_with_the_definition(case: Case, arrangement: Arrangement) -> None:
     check_emulated(case, arrangement)

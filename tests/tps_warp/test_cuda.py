@@ -15,7 +15,7 @@ from ..agreement import Arrangement, arranged
 from ..cases import UNIT, Case, Shape, cases_of
 from ..gpu_emulation import emulated
 from ..gpu_emulation import tps_warp as cuda
-from ..gpu_emulation.backend import check_emulated, check_orders, few
+from ..gpu_emulation.backend import check_emulated, check_orders
 from ..interpreted import arrangements
 from ..tolerances import assert_gradient_near, assert_near
 
@@ -65,7 +65,6 @@ def check(
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@few
 @given(arrangement=arrangements())
 def test_agrees_with_the_definition(case: Case, arrangement: Arrangement) -> None:
     check_emulated(case, arrangement)
