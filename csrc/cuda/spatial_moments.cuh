@@ -284,6 +284,21 @@ LM_DEVICE float highest_peak(const float* first, int tiles, int64_t stride) {
   return highest;
 }
 
+// The peak of a channel over a map, and the inverse of its total beside that, from the moments of its tiles.
+struct ChannelPeak {
+  float peak;
+  double inverse;
+};
+LM_DEVICE ChannelPeak channel_peak(const Partials& p, int64_t n, int tiles, int c) {
+  const int64_t stride = int64_t(moments_values) * p.channels;
+  const float* const at = p.data + n * tiles * stride + c;
+  const float highest = highest_peak(at, tiles, stride);
+  double total = 0;
+  for (int t = 0; t < tiles; ++t)
+    total += weight_of_tile(at + t * stride, highest, true) * double(load(at + t * stride + p.channels));
+  return {finite_peak(highest), inverse_total(total)};
+}
+
 // All tiles of each landmark together, in double, about the map's mean: a thread for each.
 LM_KERNEL(128, 1)
 heatmap_moments_finish(Partials partials, int tiles, int count, int64_t landmarks, float* coords, float* variance,
