@@ -107,6 +107,8 @@ def on_cuda(operator: Operator) -> Operator:
 
 def _kernel(kernel: Kernel) -> Kernel:
     name = NAMES.get(kernel.name, kernel.name)
+    if name == "tps_warp_backward_finish" and kernel.partials is None:
+        name = "tps_warp_backward_convert"  # the image's gradient; the spline's has sums of tiles
     return replace(
         kernel,
         name=name,
