@@ -50,7 +50,7 @@ def tiling(height: int, width: int, pixels: int, rows_wanted: int) -> tuple[int,
 
 def pool_block(channels: int, features: int, of_pixel: int, of_channel: int, coefficients: bool) -> Launch:
     """Pixels of a step, features at a time, and bytes of shared memory."""
-    pixels = 64 if channels <= 64 else 32
+    pixels = 64 if channels <= 64 else 32 if channels <= 128 else 16
     while True:
         block = min(features, 64)
         while True:
@@ -89,7 +89,7 @@ def launch_of(kernel: str, size: Size) -> Launch:
         features = 1 if kernel.startswith("render") else size.features
         block = pool_block(channels, features, 3 if backward else 2, LEVEL + (4 if backward else 0), True)
     columns, rows, _ = tiling(size.side, size.side, block["pixels"], 1)
-    steps = min(POOL_STEPS, -(-size.side // rows))
+    steps = min(POOL_STEPS, block["pixels"] // rows, -(-size.side // rows))
     return {
         **entry,
         "columns": columns,
@@ -107,6 +107,8 @@ def on_cuda(operator: Operator) -> Operator:
 
 def _kernel(kernel: Kernel) -> Kernel:
     name = NAMES.get(kernel.name, kernel.name)
+    if name == "tps_warp_backward_finish" and kernel.partials is None:
+        name = "tps_warp_backward_convert"  # the image's gradient; the spline's has sums of tiles
     return replace(
         kernel,
         name=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ SHARE = 0.5
 
 
 def is_wanted() -> bool:
-    """Whether this is a checkout without the extension, with torch for CUDA and nvcc of the same release."""
+    """Whether this is a checkout without the extension, with torch for CUDA and an nvcc."""
     if importlib.util.find_spec("lmdis_fast._C_cuda") is not None or torch.version.cuda is None:
         return False
     from torch.utils.cpp_extension import CUDA_HOME
@@ -26,6 +27,27 @@ def is_wanted() -> bool:
     return (
         (ROOT / "setup.py").exists() and CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").exists()
     )
+
+
+def run_within(
+    limit: float, command: list[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; what is not done within the limit ends with all that it has started, compilers too."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=limit)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def build(device: str, budget: Budget) -> str:
@@ -41,9 +63,7 @@ def build(device: str, budget: Budget) -> str:
     print(f"building the CUDA extension for {major}.{minor}, {limit:.0f} s at most", file=sys.stderr)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit, check=False
-        )
+        done = run_within(limit, command, environment)
     except subprocess.TimeoutExpired:
         return f"not done within {limit:.0f} s: what follows is without it"
     if done.returncode != 0:

@@ -1,8 +1,10 @@
 """`bench/gpu_check.py` without a GPU: its time limit with a clock of the test's own, its stages on interpreted kernels."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -181,21 +183,32 @@ def test_known_cards_are_held_to_their_data_sheet() -> None:
     ],
 )
 def test_build_says_what_became_of_it(answer: object, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    asked: list[tuple[float, dict[str, str]]] = []
 
-    def run(command: list[str], **options: object) -> object:
-        asked.update(options)
+    def run_within(limit: float, command: list[str], environment: dict[str, str]) -> object:
+        asked.append((limit, environment))
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(gpu_build.subprocess, "run", run)
+    monkeypatch.setattr(gpu_build, "run_within", run_within)
     assert gpu_build.build("cuda", Budget(120, lambda: 0.0)).startswith(sentence)
-    environment = asked["env"]
-    assert isinstance(environment, dict)
+    ((limit, environment),) = asked
     assert environment["TORCH_CUDA_ARCH_LIST"] == "9.0" and environment["LMDIS_FAST_BUILD"] == "cuda"
-    assert asked["timeout"] == 60
+    assert limit == 60
+
+
+def test_build_that_takes_too_long_leaves_no_compiler_behind(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = f"sleep 120 & echo $! > {note}; wait"
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu_build.run_within(1.0, ["sh", "-c", script], dict(os.environ))
+    status = Path(f"/proc/{note.read_text().strip()}/status")
+    deadline = time.monotonic() + 10
+    while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not status.exists() or "State:\tZ" in status.read_text()
 
 
 def test_check_begins_again_after_a_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,12 @@ constexpr const char* kOp = "tps_warp";
 // Beyond this many pixels along a side float positions are too coarse.
 constexpr int64_t kLongSide = int64_t(1) << 20;
 
+// Unlike maps these may be float64 on every backend.
 inline void check_real(const char* name, const Tensor& tensor, const char* form, int64_t rank) {
-  check_floating(kOp, name, tensor, form, rank);
+  check_device(kOp, name, tensor);
   const ScalarType type = tensor.scalar_type();
+  STD_TORCH_CHECK(is_floating(type) && tensor.dim() == rank, kOp, ": ", name, " must be ", form, " floating, got ",
+                  described(tensor));
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, kOp, ": ", name,
                   " must be float32 or float64, got ", described(tensor));
 }

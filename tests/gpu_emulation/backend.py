@@ -106,3 +106,13 @@ def check_stages(case: Case) -> None:
         blocks.append([max(math.prod(grid) for _, grid in way) for way in (forward, backward)])
     for one, many in zip(*blocks, strict=True):
         assert many >= 2 * one, blocks
+
+
+def check_extremes(case: Case, most: int) -> None:
+    """As many landmarks as the kernels take and each number that cuts blocks otherwise; maps of few columns or rows."""
+    counts = sorted({n for n in (64, 65, 128, 129, most) if n <= most})
+    shapes = [Shape(1, n, 5, 4, 9) for n in counts]
+    shapes += [Shape(1, 3, 5, *size) for size in ((150, 1), (90, 3), (70, 7), (1, 300))]
+    for shape in (*shapes, Shape(1, counts[-1], 5, 40, 2)):
+        pair = (torch.float32, torch.float32)
+        check_emulated(case, Arrangement(shape, pair, ("contiguous",) * 3, ("normal",) * 2, 3))
