@@ -1,8 +1,8 @@
 """Build script: the compiled extensions. Everything declarative is in pyproject.toml.
 
 LMDIS_FAST_BUILD=auto|none|cpu|cuda chooses what is compiled: what can be, nothing, the CPU extension alone, or that and
-the CUDA extension; one that is named and cannot be built is an error. LMDIS_FAST_DEBUG=1 and LMDIS_FAST_SANITIZE=address,undefined make builds for looking into it. The README
-has the table of variables.
+the CUDA extension; one that is named and cannot be built is an error. LMDIS_FAST_DEBUG=1 and
+LMDIS_FAST_SANITIZE=address,undefined make builds for looking into it. The README has the table of variables.
 """
 
 import os
@@ -22,6 +22,8 @@ OLDEST_TORCH = (2, 11)
 BUILDS = ("auto", "none", "cpu", "cuda")
 #: Architectures of NVIDIA's GPUs, where TORCH_CUDA_ARCH_LIST says nothing: A100, H100 and H200, B200, and later ones.
 CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
+#: The same for an nvcc older than 12.8, which does not know B200: that GPU compiles its kernels when it loads them.
+OLDER_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def say(sentence: str) -> None:
@@ -59,6 +61,16 @@ def remove_earlier(pattern: str) -> None:
             old.unlink()
 
 
+def nvcc_release() -> tuple[int, int] | None:
+    """The release of CUDA that nvcc is of, or None where it does not say."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = str(Path(CUDA_HOME or "") / "bin" / "nvcc")
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"release (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def cuda_is_missing() -> str | None:
     """Why the CUDA extension cannot be built here, or None where it can. Whether there is a GPU does not matter."""
     import torch
@@ -71,14 +83,11 @@ def cuda_is_missing() -> str | None:
     nvcc = Path(CUDA_HOME or "") / "bin" / "nvcc"
     if CUDA_HOME is None or not nvcc.exists():
         return "nvcc was not found (install the CUDA toolkit, or set CUDA_HOME)"
-    said = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"release (\d+)\.(\d+)", said)
-    if found is None:
+    release = nvcc_release()
+    if release is None:
         return f"{nvcc} does not say its version"
-    if found[1] != torch.version.cuda.split(".")[0]:
-        return (
-            f"nvcc is of CUDA {found[1]}.{found[2]}, torch {torch.__version__} of CUDA {torch.version.cuda}"
-        )
+    if release[0] != int(torch.version.cuda.split(".")[0]):
+        return f"nvcc is of CUDA {release[0]}.{release[1]}, torch {torch.__version__} of CUDA {torch.version.cuda}"
     return None
 
 
@@ -157,7 +166,10 @@ def cuda_extension() -> Any:
     """The CUDA operators, in a library of their own: one with CUDA in it does not load beside a torch without."""
     from torch.utils.cpp_extension import CUDAExtension
 
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    knows_all = (nvcc_release() or (0, 0)) >= (12, 8)
+    os.environ.setdefault(
+        "TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES if knows_all else OLDER_CUDA_ARCHITECTURES
+    )
     debug = os.environ.get("LMDIS_FAST_DEBUG", "0") not in ("", "0")
     common = ["-std=c++20", "-O3"]
     host = ["-fvisibility=hidden", "-Wno-psabi", "-g" if debug else "-g0"]

@@ -1,8 +1,9 @@
 """`python bench/gpu_check.py`: everything that can only be known with a GPU, in one command within eight minutes.
 
 Checks every operator's GPU kernels against the float64 definition, that they repeat their bits and can be captured in a
-CUDA graph, looks for memory errors where compute-sanitizer is installed, and times them. Installs nothing; needs torch
-2.11 or newer and, for Triton's kernels, triton 3.6 or newer. Writes one Markdown file and one JSON file.
+CUDA graph, looks for memory errors where compute-sanitizer is installed, and times them. Installs nothing; in a checkout
+that has no CUDA extension it compiles one beside the sources, for this GPU alone, where nvcc is. Needs torch 2.11 or newer
+and, for Triton's kernels, triton 3.6 or newer. Writes one Markdown file and one JSON file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ if not __package__:  # run as a file
     runpy.run_module("bench.gpu_check", run_name="__main__", alter_sys=True)
     sys.exit()
 
-from . import gpu_stages
+from . import gpu_build, gpu_stages
 from .gpu_budget import Budget, Outcome, Stage, run_stages
 
 LEAST_TORCH = (2, 11)
@@ -133,12 +135,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="folder of gpu_check.md and gpu_check.json (default: bench/results/<GPU>)"
     )
+    parser.add_argument("--built", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     budget = Budget(60 * options.minutes)
     lack = missing()
     if lack is not None:
         print(f"gpu_check: {lack}", file=sys.stderr)
         return 2
+    if not options.built and gpu_build.is_wanted():
+        built = gpu_build.build(options.device, budget)
+        given = sys.argv[1:] if arguments is None else arguments
+        left = ["--minutes", f"{budget.left / 60:.3f}", "--built", built]
+        # a library is found when the package is imported: begin again with the time that is left
+        os.execv(sys.executable, [sys.executable, __file__, *given, *left])
     card = gpu_stages.card_name(options.device).lower().replace(" ", "-")
     folder = options.out or Path(__file__).parent / "results" / card
 
@@ -150,7 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
 
-    outcomes = run_stages(stages(options.device), budget, after_each)
+    first = [Stage("Build of the CUDA extension", 0, 0, lambda _: options.built)] if options.built else []
+    outcomes = run_stages([*first, *stages(options.device)], budget, after_each)
     print(markdown(outcomes))
     print(f"written to {folder}", file=sys.stderr)
     return int(any(outcome.state == "failed" for outcome in outcomes))

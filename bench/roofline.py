@@ -10,18 +10,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from . import cuda_launches
 from .kernel_costs import OPERATORS
 from .kernel_model import LARGEST_RATIO, Cost, Kernel, Launch, Operator, Size
 from .report import markdown
 
 RESOURCES = Path(__file__).parents[1] / "tests" / "aot" / "expected.toml"
 BYTES = {"float32": 4, "bfloat16": 2}
+BACKENDS = ("triton", "cuda")
 LANDMARKS, SIDES, FEATURES = (10, 30), (64, 80, 128), (16, 64)
 
 
@@ -93,8 +95,10 @@ def load_resources(path: Path = RESOURCES) -> dict[str, Any]:
     return tomllib.loads(path.read_text()) if path.exists() else {}
 
 
-def launch_of(kernel: str, arch: str, size: Size) -> Launch:
-    """The launch table's entry; empty where Triton is missing or has no such kernel."""
+def launch_of(kernel: str, backend: str, arch: str, size: Size) -> Launch:
+    """The launch table's entry, or how CUDA's kernels are cut; empty where Triton is missing or has no such kernel."""
+    if backend == "cuda":
+        return cuda_launches.launch_of(kernel, size)
     if importlib.util.find_spec("triton") is None:
         return {}
     from lmdis_fast.kernels.launch_table import TABLE, configuration
@@ -103,6 +107,9 @@ def launch_of(kernel: str, arch: str, size: Size) -> Launch:
         return {}
     return configuration(kernel, arch, size.channels, size.side * size.side, size.bytes)
 
+
+#: CUDA's kernels whose launch asks for shared memory: all that hold tiles of several channels.
+ASK_FOR_SHARED = ("_channels", "_many", "_partials", "_map", "_maps")
 
 HEAD = (
     "kernel",
@@ -147,7 +154,9 @@ class Table:
                 (kernel, cost)
                 for kernel in operator.kernels
                 if (
-                    cost := kernel.cost(size, launch_of(kernel.partials or kernel.name, self.arch, size))
+                    cost := kernel.cost(
+                        size, launch_of(kernel.partials or kernel.name, kernel.backend, self.arch, size)
+                    )
                 ).moved
             ]
             costs = [cost for _, cost in launched]
@@ -164,11 +173,19 @@ class Table:
 
     def resident(self, kernel: Kernel, size: Size) -> list[str]:
         """Registers, shared memory, threads, blocks of a multiprocessor and occupancy, as far as they are known."""
-        threads = kernel.threads or 32 * launch_of(kernel.name, self.arch, size).get("num_warps", 0)
-        found = self.resources.get(kernel.name, {}).get(self.dtype, {}).get(self.arch)
+        entry = launch_of(kernel.partials or kernel.name, kernel.backend, self.arch, size)
+        if kernel.backend == "triton":
+            entry = launch_of(kernel.name, "triton", self.arch, size)
+        threads = kernel.threads or 32 * entry.get("num_warps", 0)
+        resources = self.resources.get("cuda", {}) if kernel.backend == "cuda" else self.resources
+        of_kernel = resources.get(kernel.name, {})
+        # kernels that see no map are of one dtype
+        found = of_kernel.get(self.dtype, of_kernel.get("float32", {})).get(self.arch)
         if found is None or not threads:
             return ["", "", str(threads or ""), "", ""]
         registers, shared = int(found["registers"]), int(found["shared"])
+        if kernel.backend == "cuda" and kernel.name.endswith(ASK_FOR_SHARED):
+            shared += entry["shared"]
         blocks, share = ARCHITECTURES[self.arch].occupancy(registers, shared, threads)
         return [str(registers), str(shared), str(threads), str(blocks), f"{share:.0%}"]
 
@@ -196,9 +213,10 @@ def times(costs: list[Cost]) -> list[str]:
     return [*cells, max(DEVICES[0].seconds(cost) for cost in costs)[1]]
 
 
-def report(rooms: list[str], dtypes: list[str], arch: str) -> str:
+def report(rooms: list[str], dtypes: list[str], arch: str, backends: Sequence[str] = BACKENDS) -> str:
     """The tables as Markdown."""
-    operators = [o for o in OPERATORS if o.room in rooms]
+    pairs = [(o, cuda_launches.on_cuda(o)) for o in OPERATORS if o.room in rooms]
+    operators = [o for pair in pairs for o in pair if o.kernels[0].backend in backends]
     resources = load_resources()
     limits = ", ".join(f"{LARGEST_RATIO[way]} {way}" for way in LARGEST_RATIO)
     size = Size(landmarks=1, side=1, features=1, bytes=4)
@@ -217,6 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--room", choices=rooms, help="default: all")
     add("--dtype", choices=list(BYTES), help="of maps, features and images; default: both")
+    add("--backend", choices=BACKENDS, help="default: both, one under the other")
     add("--arch", choices=list(ARCHITECTURES), default="sm_90", help="whose compiled code (default: sm_90)")
     add("--out", type=Path, metavar="FILE", help="default: standard output")
     options = parser.parse_args(arguments)
@@ -224,6 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
         [options.room] if options.room else rooms,
         [options.dtype] if options.dtype else list(BYTES),
         options.arch,
+        [options.backend] if options.backend else BACKENDS,
     )
     if options.out:
         options.out.write_text(text)

@@ -414,8 +414,17 @@ def use_backend(backend: str | None) -> Iterator[None]:
         forget_prepared()
 
 
+#: When to choose which, for :func:`show_backends`.
+WHEN = {
+    "reference": "the definition; float64 on a GPU",
+    "cpu": "taken for CPU tensors",
+    "triton": "taken on GPUs without cuda; kernels that torch.compile sees, other makers' GPUs",
+    "cuda": "taken on NVIDIA's GPUs: no warm-up, the least work a call",
+}
+
+
 def show_backends() -> str:
-    """A table of operators and backends with the reason where one cannot run, as text to print."""
+    """A table of operators and backends with when to choose which, and why one cannot run, as text to print."""
     rows = [["operator", *BACKENDS]]
     for op in _operators:
         rows.append([op, *("yes" if why_not(name, op) is None else "no" for name in BACKENDS)])
@@ -423,6 +432,7 @@ def show_backends() -> str:
     lines = [
         "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    lines += [f"{name}: {WHEN[name]}" for name in BACKENDS]
     for name in BACKENDS:
         reasons = {why_not(name, op) for op in _operators} - {None}
         lines += [f"{name}: {reason}" for reason in sorted(str(reason) for reason in reasons)]

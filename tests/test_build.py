@@ -92,6 +92,25 @@ def test_missing_cuda_is_said_or_an_error(nvcc: str | None, reason: str, tmp_pat
     assert said.startswith("lmdis_fast: LMDIS_FAST_BUILD=cuda cannot be:") and reason in said
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="c++ is not installed")
+@pytest.mark.parametrize(
+    ("release", "architectures"),
+    [("12.6", "8.0;9.0+PTX"), ("12.8", "8.0;9.0;10.0+PTX"), ("13.0", "8.0;9.0;10.0+PTX")],
+)
+def test_architectures_are_those_that_nvcc_knows(release: str, architectures: str, tmp_path: Path) -> None:
+    """Beside a torch of the same CUDA: only the versions differ."""
+    program = tmp_path / "bin" / "nvcc"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.20'\n")
+    program.chmod(0o755)
+    script = f"import os, torch, sys; os.environ.pop('TORCH_CUDA_ARCH_LIST', None); torch.version.cuda = '{release}'; sys.argv = ['setup.py', '--version']; "
+    script += "exec(open('setup.py').read()); print(os.environ['TORCH_CUDA_ARCH_LIST'])"
+    done = python("-c", script, CUDA_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == architectures
+    assert sentences(done) == []
+
+
 def test_torch_without_cuda_has_no_cuda_extension(tmp_path: Path) -> None:
     """As in a build beside torch for CPUs: only the version differs."""
     program = "import torch, sys; torch.version.cuda = None; sys.argv = ['setup.py', '--version']; "

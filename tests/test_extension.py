@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lmdis_fast
 from lmdis_fast import backends
@@ -23,7 +24,7 @@ ENTRIES = {
     *("entries/tensors.h", "cpu/batch_norm.cpp"),
 }
 #: Rooms with CUDA kernels.
-GPU_ROOMS = ["heatmap_moments", "landmark_pool", "gaussian_splat"]
+GPU_ROOMS = [room for room in ROOMS if room != "batch_norm"]
 #: Names of the limited API, all that a file for every Python from 3.10 on may ask for.
 PYTHON_NAMES = {"PyModule_Create2", "PyModuleDef_Init"}
 
@@ -106,6 +107,33 @@ def test_cuda_extension_loads_without_a_gpu_and_has_the_kernels() -> None:
     assert [op for op in gpu_operators if not has(f"lmdis_fast::{op}", "CUDA")] == []
     if torch.cuda.device_count() == 0:
         assert backends.UNAVAILABLE["cuda"] == "not usable: torch sees no NVIDIA GPU"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_cuda_extension_takes_the_splines_that_its_kernels_take(dtype: torch.dtype) -> None:
+    """Tensors without memory stand for those of a GPU: a call gets past the checks, as far as torch's stream."""
+    extension("_C_cuda")
+    if torch.version.cuda is None or torch.cuda.device_count() > 0:
+        pytest.skip("torch is built without CUDA, or there is a GPU, which would be used")
+    importlib.import_module("lmdis_fast._C_cuda")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with FakeTensorMode():
+        image = torch.empty(2, 3, 8, 8, device="cuda")
+        spline = [torch.empty(s, device="cuda", dtype=dtype) for s in ((5, 2), (2, 5, 2), (2, 2, 3))]
+        options = {
+            "tps_warp": (image, *spline, None, [8, 8], "border", False),
+            "tps_warp_backward": (image, image, *spline, None, "border", False, True, True, True),
+        }
+        for op, args in options.items():
+            assert backends.not_for_cuda(op, args) is None
+            wanted = (
+                "must be float32 or float64"
+                if dtype == torch.float16
+                else "aoti_torch_get_current_cuda_stream"
+            )
+            with pytest.raises(RuntimeError, match=wanted):
+                torch.library.get_kernel(f"lmdis_fast::{op}", "CUDA").call_boxed(keys, *args)
 
 
 def test_cuda_extension_is_left_alone_by_a_torch_without_cuda() -> None:

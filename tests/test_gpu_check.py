@@ -1,15 +1,17 @@
 """`bench/gpu_check.py` without a GPU: its time limit with a clock of the test's own, its stages on interpreted kernels."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import gpu_check, gpu_stages
+from bench import gpu_build, gpu_check, gpu_stages
 from bench.gpu_budget import Budget, Outcome, Stage, run_stages
 from bench.sizes import Sizes
 from lmdis_fast import backends
@@ -170,3 +172,61 @@ def test_timings_with_a_timer_of_the_tests_own() -> None:
 def test_known_cards_are_held_to_their_data_sheet() -> None:
     assert gpu_stages.bandwidth_of("NVIDIA H100 80GB HBM3", 1.0) == 3.35e12
     assert gpu_stages.bandwidth_of("some other card", 2.5e11) == 2.5e11
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (subprocess.TimeoutExpired("setup.py", 60), "not done within 60 s"),
+        (subprocess.CompletedProcess("setup.py", 1, "", "ptxas: no such option"), "failed: ptxas"),
+        (subprocess.CompletedProcess("setup.py", 0, "", ""), "done in 0 s for 9.0"),
+    ],
+)
+def test_build_says_what_became_of_it(answer: object, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, dict[str, str]]] = []
+
+    def run_within(limit: float, command: list[str], environment: dict[str, str]) -> object:
+        asked.append((limit, environment))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(gpu_build, "run_within", run_within)
+    assert gpu_build.build("cuda", Budget(120, lambda: 0.0)).startswith(sentence)
+    ((limit, environment),) = asked
+    assert environment["TORCH_CUDA_ARCH_LIST"] == "9.0" and environment["LMDIS_FAST_BUILD"] == "cuda"
+    assert limit == 60
+
+
+def test_build_that_takes_too_long_leaves_no_compiler_behind(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = f"sleep 120 & echo $! > {note}; wait"
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu_build.run_within(1.0, ["sh", "-c", script], dict(os.environ))
+    status = Path(f"/proc/{note.read_text().strip()}/status")
+    deadline = time.monotonic() + 10
+    while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_check_begins_again_after_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+
+    class Replaced(Exception):
+        """The process would be another now."""
+
+    def execv(program: str, command: list[str]) -> None:
+        begun.append(command)
+        raise Replaced
+
+    monkeypatch.setattr(gpu_check, "missing", lambda: None)
+    monkeypatch.setattr(gpu_build, "is_wanted", lambda: True)
+    monkeypatch.setattr(gpu_build, "build", lambda *_: "done in 60 s for 9.0")
+    monkeypatch.setattr(gpu_check.os, "execv", execv)
+    with pytest.raises(Replaced):
+        gpu_check.main(["--device", "cpu", "--minutes", "3"])
+    ((*_, minutes, left, name, sentence),) = begun
+    assert (minutes, name, sentence) == ("--minutes", "--built", "done in 60 s for 9.0")
+    assert 2.9 < float(left) <= 3.0

@@ -75,7 +75,9 @@ def test_command_prints_a_table() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| heatmap_moments_channels |")]
-    assert len(rows) == 6
-    registers, _, threads, blocks = (cell.strip() for cell in rows[0].split("|")[10:14])
-    assert int(registers) > 0 and int(threads) > 0 and int(blocks) > 0
+    for backend in ("triton", "cuda"):
+        start = f"| heatmap_moments_channels | {backend} |"
+        rows = [line for line in done.stdout.splitlines() if line.startswith(start)]
+        assert len(rows) == 6
+        registers, _, threads, blocks = (cell.strip() for cell in rows[0].split("|")[10:14])
+        assert int(registers) > 0 and int(threads) > 0 and int(blocks) > 0

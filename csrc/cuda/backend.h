@@ -35,7 +35,8 @@ class Backend {
     torch::stable::Tensor bytes_;
   };
 
-  // workspace_bytes(call), refusal(call) and run(call, stream) are the room's. Python asks lmdis_fast/backends.py first.
+  // workspace_bytes(call), refusal(call) and run(call, stream) are the room's. Python asks lmdis_fast/backends.py
+  // first.
   template <class Call>
   static int64_t workspace_bytes(const Call& call) {
     return lmdis::workspace_bytes(call);

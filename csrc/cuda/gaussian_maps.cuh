@@ -139,13 +139,7 @@ gaussian_splat_maps(Map<S> maps, const float* vectors, Levels levels, Tiling til
       __syncthreads();
       load_vectors(levels, vectors, n, first, count, g);
       __syncthreads();
-      float df[4][4];
-      spread(df, t, g, levels.channels, count, q, levels.channels, block.pitch);
-#pragma unroll
-      for (int b = 0; b < 4; ++b) {
-        const int row = t.row + b * t.rows;
-        if (row < count) store_shared<4>(f + row * block.pitch + 4 * t.quad, {df[b][0], df[b][1], df[b][2], df[b][3]});
-      }
+      spread(f, t, g, levels.channels, count, q, levels.channels, block.pitch);
       __syncthreads();
       store_step<product_threads>(maps, {n, first_feature(levels, level) + first, count, s.x, s.y, s.columns, s.rows},
                                   f, block.pitch);
@@ -210,23 +204,7 @@ gaussian_splat_backward_partials(Map<S> grad, const float* vectors, Levels level
     float expected[4] = {};
     if (normalized) {
       __syncthreads();
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        const int c = t.row + r * t.rows;
-        if (c >= channels) break;
-        const Vector<float, 4> weights = load_shared<4>(q + c * block.pitch + 4 * t.quad);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) expected[i] += weights[i] * h[r][i];
-      }
-      store_shared<4>(f + t.row * block.pixels + 4 * t.quad, {expected[0], expected[1], expected[2], expected[3]});
-      __syncthreads();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) expected[i] = 0;
-      for (int row = 0; row < t.rows; ++row) {
-        const Vector<float, 4> part = load_shared<4>(f + row * block.pixels + 4 * t.quad);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) expected[i] += part[i];
-      }
+      sum_over_channels(expected, h, t, q, channels, block.pitch, block.pixels, f);
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {

@@ -137,14 +137,7 @@ gaussian_pool_backward_map(const float* grad, Map<S> features, Map<S> grad_featu
       }
       __syncthreads();
       if (need_features) {
-        float df[4][4];
-        spread(df, t, g, landmarks, count, q, landmarks, block.pitch);
-#pragma unroll
-        for (int b = 0; b < 4; ++b) {
-          const int row = t.row + b * t.rows;
-          if (row < count)
-            store_shared<4>(f + row * block.pitch + 4 * t.quad, {df[b][0], df[b][1], df[b][2], df[b][3]});
-        }
+        spread(f, t, g, landmarks, count, q, landmarks, block.pitch);
         __syncthreads();
         store_step<product_threads>(grad_features, of_features, f, block.pitch);
       }

@@ -113,14 +113,9 @@ heatmap_moments_backward_pixels(Map<S> logits, Map<S> grad, Tiling tiling, float
   if (thread < count) {
     const int c = first + thread;
     load_slopes(given, n, c, slopes + slope_values * thread);
-    const int64_t stride = int64_t(moments_values) * partials.channels;
-    const float* const at = partials.data + n * parts * stride + c;
-    const float highest = highest_peak(at, parts, stride);
-    double total = 0;
-    for (int t = 0; t < parts; ++t)
-      total += weight_of_tile(at + t * stride, highest, true) * double(load(at + t * stride + partials.channels));
-    peaks[thread] = finite_peak(highest);
-    shares[thread] = c < given.count ? float(inverse_total(total)) * inverse_temperature : 0.f;
+    const ChannelPeak found = channel_peak(partials, n, parts, c);
+    peaks[thread] = found.peak;
+    shares[thread] = c < given.count ? float(found.inverse) * inverse_temperature : 0.f;
   }
   for (int step = 0; step < tiling.steps; ++step) {
     const Step s = step_of(tiling, n, tile, step, first, count);

@@ -25,7 +25,8 @@ inline PoolBlock pool_block(int64_t channels, int64_t features, int of_channel_p
                             (coefficients ? b.features * channels : 0);
     return numbers * int64_t(sizeof(float)) <= tile_bytes && pool_units(int(channels), b.features) <= product_threads;
   };
-  for (int pixels = channels <= 64 ? 64 : 32;; pixels /= 2)
+  // few enough that with_rows() finds every channel a thread
+  for (int pixels = channels <= 64 ? 64 : channels <= 128 ? 32 : 16;; pixels /= 2)
     for (int at_once = int(features < 64 ? features : 64);; at_once = (at_once + 1) / 2) {
       const PoolBlock block = {pixels, at_once, pixels + 4};
       if (fits(block) || (pixels == 8 && at_once <= 4)) return block;
@@ -37,8 +38,11 @@ inline size_t pool_shared(const PoolBlock& b, int64_t channels, int64_t numbers)
   const int64_t all = channels * b.pitch + features_numbers(b) + numbers;
   return size_t(all > pool_scratch ? all : pool_scratch) * sizeof(float);
 }
+// Tiles have at most as many rows as a step has pixels: so much memory there is for weights along an axis.
 inline Tiling pool_tiling(const Maps& maps, const PoolBlock& block) {
-  return with_steps(tiling_of(maps.h, maps.w, block.pixels, 1), maps.h, pool_steps);
+  const Tiling t = tiling_of(maps.h, maps.w, block.pixels, 1);
+  const int fitting = block.pixels / t.rows;
+  return with_steps(t, maps.h, fitting < pool_steps ? fitting : pool_steps);
 }
 inline unsigned pool_blocks(int64_t features, const PoolBlock& block) {
   return unsigned((features + block.features - 1) / block.features);

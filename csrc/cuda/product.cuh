@@ -107,13 +107,10 @@ LM_DEVICE void back(float (&to)[R][4], const QuadThread& t, LM_SHARED_POINTER(fl
   }
 }
 
-// spread, of 4 features of 4 pixels, rows beyond the last left alone.
-LM_DEVICE void spread(float (&to)[4][4], const QuadThread& t, LM_SHARED_POINTER(float) g, int pitch_g, int features,
-                      LM_SHARED_POINTER(float) q, int channels, int pitch) {
-#pragma unroll
-  for (int b = 0; b < 4; ++b)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[b][i] = 0;
+// spread, of up to 4 features of 4 pixels a thread, to rows at `to` of the same pitch as the weights.
+LM_DEVICE void spread(LM_SHARED_POINTER(float) to, const QuadThread& t, LM_SHARED_POINTER(float) g, int pitch_g,
+                      int features, LM_SHARED_POINTER(float) q, int channels, int pitch) {
+  float sums[4][4] = {};
 #pragma unroll 2
   for (int c = 0; c < channels; ++c) {
     const Vector<float, 4> weights = load_shared<4>(q + c * pitch + 4 * t.quad);
@@ -123,8 +120,39 @@ LM_DEVICE void spread(float (&to)[4][4], const QuadThread& t, LM_SHARED_POINTER(
       if (s >= features) break;
       const float by = g[s * pitch_g + c];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) to[b][i] += by * weights[i];
+      for (int i = 0; i < 4; ++i) sums[b][i] += by * weights[i];
     }
+  }
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    const int s = t.row + b * t.rows;
+    if (s < features) store_shared<4>(to + s * pitch + 4 * t.quad, {sums[b][0], sums[b][1], sums[b][2], sums[b][3]});
+  }
+}
+
+// sum_c q h of 4 pixels over all channels, of which each thread has R of h, the same in all threads of these pixels;
+// through 4 numbers a thread of shared memory, which nobody else uses then. Every thread of the block calls it.
+template <int R>
+LM_DEVICE void sum_over_channels(float (&to)[4], const float (&h)[R][4], const QuadThread& t,
+                                 LM_SHARED_POINTER(float) q, int channels, int pitch, int pixels,
+                                 LM_SHARED_POINTER(float) scratch) {
+  float own[4] = {};
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const int c = t.row + r * t.rows;
+    if (c >= channels) break;
+    const Vector<float, 4> weights = load_shared<4>(q + c * pitch + 4 * t.quad);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) own[i] += weights[i] * h[r][i];
+  }
+  store_shared<4>(scratch + t.row * pixels + 4 * t.quad, {own[0], own[1], own[2], own[3]});
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = 0;
+  for (int row = 0; row < t.rows; ++row) {
+    const Vector<float, 4> part = load_shared<4>(scratch + row * pixels + 4 * t.quad);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] += part[i];
   }
 }
 

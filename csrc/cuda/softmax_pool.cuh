@@ -171,14 +171,9 @@ landmark_pool_backward_map(Map<S> features, Map<S> logits, Map<S> grad_features,
     if (thread % 32) continue;
     base[c] = float(pool_gradient_base(along, given.grad_mass ? double(load(given.grad_mass + k)) : 0.0, over_pixels));
     if (over_pixels) {
-      const int64_t stride = int64_t(moments_values) * partials.channels;
-      const float* const at = partials.data + n * parts * stride + c;
-      const float highest = highest_peak(at, parts, stride);
-      double total = 0;
-      for (int i = 0; i < parts; ++i)
-        total += weight_of_tile(at + i * stride, highest, true) * double(load(at + i * stride + partials.channels));
-      peaks[c] = finite_peak(highest);
-      inverse = inverse_total(total);
+      const ChannelPeak found = channel_peak(partials, n, parts, c);
+      peaks[c] = found.peak;
+      inverse = found.inverse;
     }
     factor[c] = float(inverse);
   }
@@ -211,48 +206,29 @@ landmark_pool_backward_map(Map<S> features, Map<S> logits, Map<S> grad_features,
       }
       __syncthreads();
       if (need_features) {
-        float df[4][4];
-        spread(df, t, g, channels, count, q, channels, block.pitch);
-#pragma unroll
-        for (int b = 0; b < 4; ++b) {
-          const int row = t.row + b * t.rows;
-          if (row < count)
-            store_shared<4>(f + row * block.pitch + 4 * t.quad, {df[b][0], df[b][1], df[b][2], df[b][3]});
-        }
+        spread(f, t, g, channels, count, q, channels, block.pitch);
         __syncthreads();
         store_step<product_threads>(grad_features, of_features, f, block.pitch);
       }
     }
     if (!need_logits) continue;
-    // sum q h across the channels of each pixel, by way of the features' memory
     __syncthreads();
-    float expected[4] = {};
-    if (!over_pixels) {
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        const int c = t.row + r * t.rows;
-        if (c >= channels) break;
-        const Vector<float, 4> weights = load_shared<4>(q + c * block.pitch + 4 * t.quad);
+    for (int r = 0; r < R; ++r) {
+      const int c = t.row + r * t.rows;
+      if (c >= channels) break;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) expected[i] += weights[i] * (h[r][i] + base[c]);
-      }
-      store_shared<4>(f + t.row * block.pixels + 4 * t.quad, {expected[0], expected[1], expected[2], expected[3]});
-      __syncthreads();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) expected[i] = 0;
-      for (int row = 0; row < t.rows; ++row) {
-        const Vector<float, 4> part = load_shared<4>(f + row * block.pixels + 4 * t.quad);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) expected[i] += part[i];
-      }
+      for (int i = 0; i < 4; ++i) h[r][i] += base[c];
     }
+    float expected[4] = {};
+    if (!over_pixels) sum_over_channels(expected, h, t, q, channels, block.pitch, block.pixels, f);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const int c = t.row + r * t.rows;
       if (c >= channels) break;
       Vector<float, 4> weights = load_shared<4>(q + c * block.pitch + 4 * t.quad);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) weights[i] *= (h[r][i] + base[c] - expected[i]) * inverse_temperature;
+      for (int i = 0; i < 4; ++i) weights[i] *= (h[r][i] - expected[i]) * inverse_temperature;
       store_shared<4>(q + c * block.pitch + 4 * t.quad, weights);
     }
     __syncthreads();

@@ -43,13 +43,24 @@ LM_DEVICE void store_moments(const Partials& p, int64_t tile, int c, float peak,
   store(to + 6 * p.channels, m.xy);
 }
 
+// Channels whose exponentials are under way together: as many as leave the sums of 31 columns their registers, which
+// compilers for different GPUs count differently.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+template <class S>
+constexpr int together = sizeof(S) == 2 ? 1 : 3;
+#else
+template <class S>
+constexpr int together = 3;
+#endif
+
 // The exponentials of one pixel's channels, in place, and the inverse of their sum.
+template <int U>
 LM_DEVICE float exponentials(LM_SHARED_POINTER(float) z, int pitch, int channels, float scale) {
   float peak = -INFINITY, total = 0;
-#pragma unroll 4
+#pragma unroll U
   for (int c = 0; c < channels; ++c) peak = fmaxf(peak, z[c * pitch]);
   peak = finite_peak(peak * scale);
-#pragma unroll 4
+#pragma unroll U
   for (int c = 0; c < channels; ++c) {
     const float e = exp2f(z[c * pitch] * scale - peak);
     z[c * pitch] = e;
@@ -95,10 +106,7 @@ heatmap_moments_channels(Map<S> logits, Tiling tiling, float scale, Partials par
   const int tiles = tiles_of(tiling), tile = blockIdx.x % tiles, thread = threadIdx.x, channels = logits.channels;
   const int64_t n = blockIdx.x / tiles;
   const int row = thread / tiling.columns, column = thread - row * tiling.columns;
-  const Step first = step_of(tiling, n, tile, 0, 0, channels);
-  const bool owns = row < tiling.rows && first.x + column < logits.width;
-  const int middle_x = first.x + tiling.columns / 2, middle_y = first.y + tiling.rows * tiling.steps / 2;
-  across[thread] = float(first.x + column - middle_x);
+  across[thread] = float(column - tiling.columns / 2);
   float a0[C] = {}, a1[C] = {}, a2[C] = {};
   for (int step = 0; step < tiling.steps; ++step) {
     const Step s = step_of(tiling, n, tile, step, 0, channels);
@@ -106,15 +114,16 @@ heatmap_moments_channels(Map<S> logits, Tiling tiling, float scale, Partials par
     __syncthreads();
     load_step_inlined<moments_threads>(logits, s, z, pitch);
     __syncthreads();
-    if (owns && s.y + row < logits.height) {
-      const float inverse = exponentials(z + thread, pitch, channels, scale), y = float(s.y + row - middle_y);
+    if (row < tiling.rows && s.x + column < logits.width && s.y + row < logits.height) {
+      const float inverse = exponentials<together<S>>(z + thread, pitch, channels, scale);
+      const float y = float((step - tiling.steps / 2) * tiling.rows + row - tiling.rows / 2);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         if (c >= channels) break;
         const float q = z[c * pitch + thread] * inverse;
         a0[c] += q;
         a1[c] += q * y;
-        a2[c] += q * (y * y);
+        a2[c] += q * y * y;
       }
     }
   }
@@ -132,8 +141,9 @@ heatmap_moments_channels(Map<S> logits, Tiling tiling, float scale, Partials par
     const int c = group + thread / 32;
     if (c < channels) {
       TileMoments m = moments_of_columns(z + thread / 32 * 3 * moments_threads, across, moments_threads);
-      m.x += float(middle_x) - 0.5f * float(logits.width - 1);
-      m.y += float(middle_y) - 0.5f * float(logits.height - 1);
+      const Step s = step_of(tiling, n, tile, tiling.steps / 2, 0, channels);
+      m.x += float(s.x + tiling.columns / 2) - 0.5f * float(logits.width - 1);
+      m.y += float(s.y + tiling.rows / 2) - 0.5f * float(logits.height - 1);
       if (thread % 32 == 0) store_moments(partials, int64_t(blockIdx.x), c, 0.f, m);
     }
   }
@@ -203,7 +213,7 @@ heatmap_moments_many(Map<S> logits, Tiling tiling, float scale, int pitch, Parti
     __syncthreads();
     load_step<moments_threads>(logits, s, z, pitch);
     __syncthreads();
-    if (row < rows && column < columns) factor[thread] = exponentials(z + thread, pitch, channels, scale);
+    if (row < rows && column < columns) factor[thread] = exponentials<4>(z + thread, pitch, channels, scale);
     __syncthreads();
     for (int c = thread / 32; c < channels; c += moments_warps) {
       const auto r = records + moments_record * c;
@@ -272,6 +282,21 @@ LM_DEVICE float highest_peak(const float* first, int tiles, int64_t stride) {
   float highest = -INFINITY;
   for (int t = 0; t < tiles; ++t) highest = fmaxf(highest, load(first + t * stride));
   return highest;
+}
+
+// The peak of a channel over a map, and the inverse of its total beside that, from the moments of its tiles.
+struct ChannelPeak {
+  float peak;
+  double inverse;
+};
+LM_DEVICE ChannelPeak channel_peak(const Partials& p, int64_t n, int tiles, int c) {
+  const int64_t stride = int64_t(moments_values) * p.channels;
+  const float* const at = p.data + n * tiles * stride + c;
+  const float highest = highest_peak(at, tiles, stride);
+  double total = 0;
+  for (int t = 0; t < tiles; ++t)
+    total += weight_of_tile(at + t * stride, highest, true) * double(load(at + t * stride + p.channels));
+  return {finite_peak(highest), inverse_total(total)};
 }
 
 // All tiles of each landmark together, in double, about the map's mean: a thread for each.

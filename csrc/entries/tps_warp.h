@@ -15,9 +15,12 @@ constexpr const char* kOp = "tps_warp";
 // Beyond this many pixels along a side float positions are too coarse.
 constexpr int64_t kLongSide = int64_t(1) << 20;
 
+// Unlike maps these may be float64 on every backend.
 inline void check_real(const char* name, const Tensor& tensor, const char* form, int64_t rank) {
-  check_floating(kOp, name, tensor, form, rank);
+  check_device(kOp, name, tensor);
   const ScalarType type = tensor.scalar_type();
+  STD_TORCH_CHECK(is_floating(type) && tensor.dim() == rank, kOp, ": ", name, " must be ", form, " floating, got ",
+                  described(tensor));
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, kOp, ": ", name,
                   " must be float32 or float64, got ", described(tensor));
 }
@@ -131,10 +134,11 @@ inline Tensor in_type_of(const Tensor& gradient, const Tensor& tensor) {
   return gradient.scalar_type() == tensor.scalar_type() ? gradient : torch::stable::to(gradient, tensor.scalar_type());
 }
 
-inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward(
+template <bool repeatable>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> warp_gradients(
     const Tensor& grad, const Tensor& image, const Tensor& centers, const Tensor& weights, const Tensor& affine,
-    std::optional<Tensor> before, std::string padding_mode, bool align_corners, bool need_image, bool need_spline,
-    bool need_centers) {
+    const std::optional<Tensor>& before, const std::string& padding_mode, bool align_corners, bool need_image,
+    bool need_spline, bool need_centers) {
   check_maps(kOp, "image", image, "(N, C, H, W)");
   check_maps(kOp, "grad", grad, "(N, C, H, W)");
   check_shape(kOp, "grad", grad, {image.size(0), image.size(1), grad.size(2), grad.size(3)}, image.scalar_type());
@@ -154,6 +158,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward(
     TpsWarpBackward call{};
     call.forward = call_of(image, grad, spline, zeros, align_corners);
     call.need_image = need_image;
+    call.repeatable = repeatable;
     if (need_image) call.grad_image = maps_of(of_image);
     call.need_spline = need_spline;
     call.need_centers = need_centers;
@@ -169,6 +174,22 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward(
   }
   return {of_image, in_type_of(of_centers, centers), in_type_of(of_weights, weights), in_type_of(of_affine, affine),
           in_type_of(of_before, before ? *before : affine)};
+}
+
+inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward(
+    const Tensor& grad, const Tensor& image, const Tensor& centers, const Tensor& weights, const Tensor& affine,
+    std::optional<Tensor> before, std::string padding_mode, bool align_corners, bool need_image, bool need_spline,
+    bool need_centers) {
+  return warp_gradients<false>(grad, image, centers, weights, affine, before, padding_mode, align_corners, need_image,
+                               need_spline, need_centers);
+}
+// The image's gradient has the same bits each time, where that costs something.
+inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tps_warp_backward_repeatable(
+    const Tensor& grad, const Tensor& image, const Tensor& centers, const Tensor& weights, const Tensor& affine,
+    std::optional<Tensor> before, std::string padding_mode, bool align_corners, bool need_image, bool need_spline,
+    bool need_centers) {
+  return warp_gradients<true>(grad, image, centers, weights, affine, before, padding_mode, align_corners, need_image,
+                              need_spline, need_centers);
 }
 
 }  // namespace entries

@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--archs", nargs="*", default=list(ARCHITECTURES), choices=list(ARCHITECTURES))
     parser.add_argument("--write", action="store_true", help="make the results part of expected.toml")
     options = parser.parse_args()
+    if options.write and (set(options.rooms) != set(CALLS) or set(options.archs) != set(ARCHITECTURES)):
+        parser.error("--write takes all rooms and architectures: others would be lost from the table")
     results = compile_rooms(options.rooms, options.archs)
     if options.write:
         write_table({**load_table(), "nvcc": release(), "cuda": ceilings(results)})

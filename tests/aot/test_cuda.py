@@ -21,6 +21,7 @@ READ = [
     "gaussian_pool_partials",
     "gaussian_pool_backward_map",
     "gaussian_splat_backward_partials",
+    "tps_warp_sample",
 ]
 WRITTEN = [
     "heatmap_moments_backward_channels",
@@ -29,6 +30,8 @@ WRITTEN = [
     "landmark_pool_backward_map",
     "gaussian_pool_backward_map",
     "gaussian_splat_maps",
+    "tps_warp_sample",
+    "tps_warp_backward_convert",
 ]
 
 

@@ -4,15 +4,22 @@ import pytest
 import torch
 from hypothesis import given
 
+from lmdis_fast.backends import CUDA_CHANNELS
+
 from ..agreement import Arrangement
 from ..cases import Case, cases_of
-from ..gpu_emulation.backend import arrangements, check_emulated, check_orders, check_stages, few
+from ..gpu_emulation.backend import (
+    arrangements,
+    check_emulated,
+    check_extremes,
+    check_orders,
+    check_stages,
+)
 
 CASES = cases_of("gaussian_splat")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@few
 @given(arrangement=arrangements())
 def test_agrees_with_the_definition(case: Case, arrangement: Arrangement) -> None:
     check_emulated(case, arrangement)
@@ -28,3 +35,8 @@ def test_any_order_of_threads_and_blocks(case: Case, layout: str, dtype: torch.d
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_one_tile_and_many(case: Case) -> None:
     check_stages(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_many_channels_and_narrow_maps(case: Case) -> None:
+    check_extremes(case, CUDA_CHANNELS[case.operator])

@@ -9,7 +9,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from lmdis_fast import backends
@@ -24,8 +23,6 @@ from . import emulated
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 4), (33, 17), (18, 32), (9, 130), (40, 24)]
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 KINDS = st.sampled_from(["normal", "ties", "large", "equal", "masked", "nan"])
-#: Emulated threads take microseconds each.
-few = settings(max_examples=max(settings.default.max_examples // 2, 4))
 
 
 @st.composite
@@ -94,7 +91,7 @@ def check_orders(case: Case, dtype: torch.dtype, layout: str) -> None:
 def check_stages(case: Case) -> None:
     """An image of one tile and one of many: at most two launches each way, and results that agree in both."""
     blocks = []
-    for size in ((6, 8), (50, 64)):
+    for size in ((7, 7), (60, 60)):
         shape = Shape(2, 3, 5, *size)
         arrangement = Arrangement(shape, (torch.float32,) * 2, ("contiguous",) * 3, ("normal",) * 2, 5)
         with emulated_cuda(case.room), backends.use_backend("cuda"):
@@ -109,3 +106,13 @@ def check_stages(case: Case) -> None:
         blocks.append([max(math.prod(grid) for _, grid in way) for way in (forward, backward)])
     for one, many in zip(*blocks, strict=True):
         assert many >= 2 * one, blocks
+
+
+def check_extremes(case: Case, most: int) -> None:
+    """As many landmarks as the kernels take and each number that cuts blocks otherwise; maps of few columns or rows."""
+    counts = sorted({n for n in (64, 65, 128, 129, most) if n <= most})
+    shapes = [Shape(1, n, 5, 4, 9) for n in counts]
+    shapes += [Shape(1, 3, 5, *size) for size in ((150, 1), (90, 3), (70, 7), (1, 300))]
+    for shape in (*shapes, Shape(1, counts[-1], 5, 40, 2)):
+        pair = (torch.float32, torch.float32)
+        check_emulated(case, Arrangement(shape, pair, ("contiguous",) * 3, ("normal",) * 2, 3))

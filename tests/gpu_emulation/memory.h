@@ -37,6 +37,9 @@ inline void atomic_add(unsigned long long* to, unsigned long long value, const P
 inline void atomic_max(unsigned int* to, unsigned int value, const Place& place = Place::current()) {
   gpu_emulation::update_global(to, place, [=](unsigned& largest) { largest = value > largest ? value : largest; });
 }
+inline void atomic_max(long long* to, long long value, const Place& place = Place::current()) {
+  gpu_emulation::update_global(to, place, [=](long long& largest) { largest = value > largest ? value : largest; });
+}
 
 template <int N, class T>
 inline Vector<std::remove_const_t<T>, N> load_shared(gpu_emulation::SharedPointer<T> from) {

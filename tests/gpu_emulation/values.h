@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <bit>
+#include <cmath>
 
 namespace lmdis {
 
@@ -50,6 +51,8 @@ inline Half from_float<Half>(float value) {
   }
   return {uint16_t(sign | (((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13) - (112 << 10)))};
 }
+
+inline float fast_log2(float value) { return std::log2(value); }
 
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {
