@@ -61,6 +61,22 @@ def remove_earlier(pattern: str) -> None:
             old.unlink()
 
 
+def find_cuda_toolkit() -> None:
+    """Set CUDA_HOME where it is not: nvcc on the path may be a script or a link to one that lies elsewhere.
+
+    Torch takes the folder above it, in which the toolkit's libraries then are not found. Before torch is imported.
+    """
+    nvcc = shutil.which("nvcc")
+    if os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or nvcc is None:
+        return
+    said = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True, text=True, check=False
+    )
+    top = re.search(r"^#\$ TOP=(.*)$", said.stderr, re.MULTILINE)
+    if top is not None:
+        os.environ["CUDA_HOME"] = str(Path(top[1]).resolve())
+
+
 def nvcc_release() -> tuple[int, int] | None:
     """The release of CUDA that nvcc is of, or None where it does not say."""
     from torch.utils.cpp_extension import CUDA_HOME
@@ -88,6 +104,9 @@ def cuda_is_missing() -> str | None:
         return f"{nvcc} does not say its version"
     if release[0] != int(torch.version.cuda.split(".")[0]):
         return f"nvcc is of CUDA {release[0]}.{release[1]}, torch {torch.__version__} of CUDA {torch.version.cuda}"
+    folders = [Path(CUDA_HOME) / name for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+    if not any((folder / "libcudart.so").exists() for folder in folders):
+        return f"libcudart.so was not found in {CUDA_HOME} (set CUDA_HOME to the CUDA toolkit)"
     return None
 
 
@@ -110,6 +129,7 @@ def extension_arguments() -> dict[str, Any]:
             f"lmdis_fast: {missing}: install torch>=2.11, setuptools, wheel and ninja first, or build without "
             "--no-build-isolation, or with LMDIS_FAST_BUILD=none for plain PyTorch"
         )
+    find_cuda_toolkit()
     from torch.utils.cpp_extension import BuildExtension
 
     extensions = [cpu_extension()]
