@@ -103,6 +103,8 @@ def test_architectures_are_those_that_nvcc_knows(release: str, architectures: st
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.20'\n")
     program.chmod(0o755)
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libcudart.so").touch()
     script = f"import os, torch, sys; os.environ.pop('TORCH_CUDA_ARCH_LIST', None); torch.version.cuda = '{release}'; sys.argv = ['setup.py', '--version']; "
     script += "exec(open('setup.py').read()); print(os.environ['TORCH_CUDA_ARCH_LIST'])"
     done = python("-c", script, CUDA_HOME=str(tmp_path))
