@@ -48,7 +48,7 @@ struct TpsWarpBackward {
   TpsWarp forward;
   bool need_image;
   bool repeatable;  // the image's gradient has the same bits each time, as it always has on the CPU
-  Maps grad_image;  // like the image; zero at first if float or double
+  Maps grad_image;  // like the image; zero at first if float or double, but where it is repeatable
   bool need_spline, need_centers;
   Dense grad_centers, grad_weights, grad_affine, grad_before;  // like the tensors, in their arithmetic type
   void* sums;                                                  // as many bytes as the backend asks for

@@ -19,7 +19,7 @@ from .gaussian_maps import (
     render_gaussians_backward_partials,
     render_gaussians_maps,
 )
-from .launch import ALIGNMENT, Launch, Plan, described, laid_out, memory, planned, prepared_by
+from .launch import ALIGNMENT, Launch, Plan, Prepared, described, laid_out, memory, planned
 from .launch_table import architecture, configuration, overrides
 from .splatting import (
     splat_landmarks_backward_finish,
@@ -29,7 +29,7 @@ from .splatting import (
 from .tile import Tiling, channel_block, finishing
 
 
-@prepared_by
+@Prepared
 def render_gaussians(
     coords: Tensor,
     size: Sequence[int],
@@ -78,7 +78,7 @@ def render_gaussians_backward(
     return grad_coords
 
 
-@prepared_by
+@Prepared
 def splat_landmarks(
     coords: Tensor,
     features: Tensor,

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from ..reference.lattice import width_scales
-from .launch import ALIGNMENT, Launch, Plan, laid_out, memory, planned, prepared_by
+from .launch import ALIGNMENT, Launch, Plan, Prepared, laid_out, memory, planned
 from .launch_table import architecture, configuration, options_of, overrides
 from .marginals import heatmap_moments_axes, heatmap_moments_backward_marginals, heatmap_moments_marginals
 from .moments_gradient import heatmap_moments_backward_channels, heatmap_moments_backward_pixels
@@ -23,7 +23,7 @@ from .spatial_moments import heatmap_moments_channels, heatmap_moments_finish, h
 from .tile import Tiling, channel_block
 
 
-@prepared_by
+@Prepared
 def heatmap_moments(
     logits: Tensor,
     over: str,

@@ -19,13 +19,13 @@ from .gaussian_pool import (
     gaussian_pool_finish,
     gaussian_pool_partials,
 )
-from .launch import ALIGNMENT, Launch, Plan, described, laid_out, memory, planned, prepared_by
+from .launch import ALIGNMENT, Launch, Plan, Prepared, described, laid_out, memory, planned
 from .launch_table import architecture, configuration, overrides
 from .softmax_pool import landmark_pool_backward_map, landmark_pool_finish, landmark_pool_partials
 from .tile import Tiling, channel_block, finishing
 
 
-@prepared_by
+@Prepared
 def landmark_pool(
     features: Tensor, logits: Tensor, over: str, temperature: float, eps: float
 ) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -97,7 +97,7 @@ def landmark_pool_backward(
     return grad_features, grad_logits
 
 
-@prepared_by
+@Prepared
 def gaussian_pool(
     features: Tensor, coords: Tensor, sigma: Tensor, align_corners: bool
 ) -> Callable[..., Tensor]:

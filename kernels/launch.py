@@ -231,19 +231,21 @@ class Plan:
         return [None if s is None else floats(s, device) for s in self.workspace]
 
 
-def prepared_by(prepare: Callable[..., Callable[..., Made]]) -> Callable[..., Made]:
-    """The kernel of an operator from what prepares its calls.
+class Prepared:
+    """The kernel of an operator from what prepares its calls; a decorator.
 
-    ``prepare`` takes the operator's arguments and returns a function for arguments of the same kind, tensors of the
-    same shapes, strides, dtypes and devices beside equal others, which may look at no more of them than addresses.
+    Args:
+        prepare: takes the operator's arguments and returns a function for arguments of the same kind, tensors of the
+            same shapes, strides, dtypes and devices beside equal others, which may look at no more of them than
+            addresses.
     """
 
-    @functools.wraps(prepare)
-    def kernel(*args: Any) -> Made:
-        return prepare(*args)(*args)
+    def __init__(self, prepare: Callable[..., Callable[..., Any]]) -> None:
+        functools.update_wrapper(self, prepare)
+        self.prepare = prepare
 
-    kernel.prepare = prepare  # type: ignore[attr-defined]
-    return kernel
+    def __call__(self, *args: Any) -> Any:
+        return self.prepare(*args)(*args)
 
 
 def memory(*tensors: Tensor | None) -> tuple[Memory, Callable[[Tensor], int]]:

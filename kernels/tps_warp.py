@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.tps_warp import memory_format_of
-from .launch import ALIGNMENT, Launch, laid_out, memory, planned, prepared_by
+from .launch import ALIGNMENT, Launch, Prepared, laid_out, memory, planned
 from .launch_table import architecture, configuration, options_of, overrides
 from .tile import Tiling
 from .warp_gradient import PARTS, tps_warp_backward_finish, tps_warp_backward_largest, tps_warp_backward_map
@@ -117,7 +117,7 @@ def tps_warp_sample(
         target += out_c
 
 
-@prepared_by
+@Prepared
 def tps_warp(
     image: Tensor,
     centers: Tensor,

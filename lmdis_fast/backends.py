@@ -34,6 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import cuda_limits
+
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 #: Triton's interpreter takes CPU tensors as well, but only when it is asked for.
 PREFERENCE = {"cpu": ("cpu", "reference"), "gpu": ("cuda", "triton", "reference")}
@@ -233,12 +235,6 @@ def _float64_among(args: Sequence[Any]) -> str | None:
     return None
 
 
-#: The most channels (for Gaussians: landmarks) of a call that the compiled CUDA kernels take; csrc/cuda has the same.
-CUDA_CHANNELS = {"heatmap_moments": 512, "landmark_pool": 256, "gaussian_pool": 128}
-CUDA_CHANNELS |= {"render_gaussians": 128, "splat_landmarks": 128}
-CUDA_WIDTHS = 16
-
-
 def not_for_cuda(op: str, args: Sequence[Any], device_type: str = "cuda") -> str | None:
     """Why the compiled CUDA kernels cannot take arguments; they are on ``device_type`` but in an emulator."""
     elsewhere = {
@@ -248,22 +244,7 @@ def not_for_cuda(op: str, args: Sequence[Any], device_type: str = "cuda") -> str
         return f"takes {device_type} tensors, got tensors on {', '.join(sorted(elsewhere))}"
     if op.startswith("tps_warp"):
         return _float64_among(args[:1])  # splines may be; the image, or its gradient, comes first
-    return _float64_among(args) or _beyond_cuda(op.removesuffix("_backward"), args)
-
-
-def _beyond_cuda(op: str, args: Sequence[Any]) -> str | None:
-    """Whether there are more channels, landmarks or widths than fit into a block's shared memory."""
-    if op == "heatmap_moments" and not any(isinstance(a, str) and a == "channels" for a in args):
-        return None
-    points = "points" if op in ("gaussian_pool", "render_gaussians", "splat_landmarks") else "channels"
-    # logits are the last maps among the arguments, coordinates the first tensor of the form (N, K, 2)
-    tensors = [a for a in args if isinstance(a, Tensor)]
-    given = [t.shape[1] for t in tensors if t.dim() == (4 if points == "channels" else 3)]
-    count = (given[-1] if points == "channels" else given[0]) if given else 0
-    if count > CUDA_CHANNELS[op]:
-        return f"takes at most {CUDA_CHANNELS[op]} {points}, got {count}"
-    widths = next((len(a) for a in args if isinstance(a, (list, tuple)) and a and isinstance(a[0], float)), 0)
-    return f"takes at most {CUDA_WIDTHS} widths, got {widths}" if widths > CUDA_WIDTHS else None
+    return _float64_among(args) or cuda_limits.beyond(op, args)
 
 
 def _not_on_cpu(args: Sequence[Any]) -> str | None:
@@ -419,7 +400,7 @@ WHEN = {
     "reference": "the definition; float64 on a GPU",
     "cpu": "taken for CPU tensors",
     "triton": "taken on GPUs without cuda; kernels that torch.compile sees, other makers' GPUs",
-    "cuda": "taken on NVIDIA's GPUs: no warm-up, the least work a call",
+    "cuda": "taken on NVIDIA's GPUs where it is built: no warm-up, no launches from Python",
 }
 
 

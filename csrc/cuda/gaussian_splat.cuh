@@ -11,6 +11,7 @@ constexpr int most_splat_landmarks = 128;
 // Why a call cannot be run, or null.
 inline const char* refusal(const GaussianSplat& call) {
   if (call.landmarks > most_splat_landmarks) return "Gaussians are rendered for at most 128 landmarks";
+  if (call.features > most_maps) return "splat_landmarks takes at most 65535 features";
   return call.levels <= most_levels ? nullptr : "Gaussians are rendered of at most 16 widths";
 }
 inline const char* refusal(const GaussianSplatBackward& call) { return refusal(call.forward); }

@@ -9,6 +9,7 @@ namespace lmdis {
 
 // Why a call cannot be run, or null.
 inline const char* refusal(const HeatmapMoments& call) {
+  if (call.logits.c > most_maps) return "heatmap_moments takes at most 65535 channels";
   if (call.over != Over::channels || call.logits.c <= most_channels) return nullptr;
   return "a softmax across channels takes at most 512 of them";
 }

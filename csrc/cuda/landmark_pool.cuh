@@ -34,10 +34,12 @@ inline HeatmapMoments peaks_of(const LandmarkPool& call) {
 
 // Why a call cannot be run, or null.
 inline const char* refusal(const LandmarkPool& call) {
+  if (call.features.c > most_maps) return "landmark_pool takes at most 65535 features";
   return call.logits.c <= most_pool_channels ? nullptr : "landmark_pool takes at most 256 channels";
 }
 inline const char* refusal(const LandmarkPoolBackward& call) { return refusal(call.forward); }
 inline const char* refusal(const GaussianPool& call) {
+  if (call.features.c > most_maps) return "gaussian_pool takes at most 65535 features";
   return call.landmarks <= most_windows ? nullptr : "gaussian_pool takes at most 128 landmarks";
 }
 inline const char* refusal(const GaussianPoolBackward& call) { return refusal(call.forward); }

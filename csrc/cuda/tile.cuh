@@ -9,6 +9,9 @@ namespace lmdis {
 // Shared memory that a block may have without asking the driver, less what kernels have besides tiles.
 constexpr int tile_bytes = 46 * 1024;
 
+// Blocks along a grid's second and third axis, which go through maps.
+constexpr int most_maps = 65535;
+
 // Where 16 bytes lie side by side: in no place that can be relied on, along rows, or across the channels of pixels.
 enum class Layout { strided, rows, pixels };
 

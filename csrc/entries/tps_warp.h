@@ -148,7 +148,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> warp_gradients(
       spline_of(image, centers, weights, affine, before, longest_side(image, grad.size(2), grad.size(3)));
   const bool need_before = before && need_spline;
   Tensor of_image = need_image ? torch::stable::empty_like(image) : absent(image);
-  if (need_image && (image.scalar_type() == ScalarType::Float || image.scalar_type() == ScalarType::Double))
+  if (need_image && !repeatable &&
+      (image.scalar_type() == ScalarType::Float || image.scalar_type() == ScalarType::Double))
     of_image = torch::stable::zero_(of_image);
   const Tensor of_centers = gradient_like(centers, need_centers, spline.type);
   const Tensor of_weights = gradient_like(weights, need_spline, spline.type);

@@ -54,8 +54,8 @@ static void tps_warp_backward(py::object grad, py::object image, const std::stri
   call.need_image = !grad_image.is_none();
   call.repeatable = repeatable;
   if (call.need_image)
-    call.grad_image = dtype == "float32" ? buffers.in_place(grad_image, dtype, "grad_image")
-                                         : buffers.output(grad_image, dtype, "grad_image");
+    call.grad_image = dtype == "float32" && !repeatable ? buffers.in_place(grad_image, dtype, "grad_image")
+                                                        : buffers.output(grad_image, dtype, "grad_image");
   call.need_spline = !grad_weights.is_none();
   call.need_centers = !grad_centers.is_none();
   call.grad_centers = buffers.output(grad_centers, spline_dtype, "grad_centers");

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from lmdis_fast.backends import CUDA_CHANNELS
+from lmdis_fast.cuda_limits import CHANNELS
 
 from ..agreement import Arrangement
 from ..cases import Case, cases_of
@@ -39,4 +39,4 @@ def test_one_tile_and_many(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_many_channels_and_narrow_maps(case: Case) -> None:
-    check_extremes(case, CUDA_CHANNELS[case.operator])
+    check_extremes(case, CHANNELS[case.operator])

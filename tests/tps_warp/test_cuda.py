@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,15 +48,18 @@ def check(
     asked: tuple[bool, bool, bool] = ALL,
 ) -> tuple[Tensor, ...]:
     """Image and gradients near the definition's in float64; returns them."""
-    found, want, eager = [], [], []
-    for results, of, tensors, run in (
-        (found, image, spline, cuda),
-        (want, image.double(), doubled(spline), reference),
-        (eager, image, spline, reference),
-    ):
-        results.append(run.tps_warp(of, *tensors, size, padding, align))  # type: ignore[attr-defined]
-        grad = draw.uniform(tuple(results[0].shape), 77).bfloat16().to(of.dtype)
-        results += run.tps_warp_backward(grad, of, *tensors, padding, align, *asked)  # type: ignore[attr-defined]
+    kernels = cuda.tps_warp, cuda.tps_warp_backward
+    definition = reference.tps_warp, reference.tps_warp_backward
+
+    def results(ways: tuple[Any, Any], of: Tensor, tensors: list[Tensor | None]) -> list[Tensor]:
+        forward, backward = ways
+        out = forward(of, *tensors, size, padding, align)
+        grad = draw.uniform(tuple(out.shape), 77).bfloat16().to(of.dtype)
+        return [out, *backward(grad, of, *tensors, padding, align, *asked)]
+
+    found = results(kernels, image, spline)
+    want = results(definition, image.double(), doubled(spline))
+    eager = results(definition, image, spline)
     assert_near(found[0], want[0], eager[0])
     for mine, exact, plain in zip(found[1:], want[1:], eager[1:], strict=True):
         if mine.dtype == torch.float64:  # sums are of floats
