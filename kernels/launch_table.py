@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import triton
 
-from .. import backends
+from .. import prepared
 
 PATH = Path(__file__).with_name("launch_table.json")
 LIMITS = ("channels", "pixels", "bytes")
@@ -80,12 +80,12 @@ def architecture_of_meta(arch: str) -> Iterator[None]:
     """Within the context tensors without memory count as being on ``arch``, to see what would be launched there."""
     global _arch_of_meta
     before, _arch_of_meta = _arch_of_meta, arch
-    backends.forget_prepared()
+    prepared.forget()
     try:
         yield
     finally:
         _arch_of_meta = before
-        backends.forget_prepared()
+        prepared.forget()
 
 
 @contextlib.contextmanager
@@ -93,7 +93,7 @@ def overridden(kernel: str, **launch: int) -> Iterator[None]:
     """Within the context ``kernel`` is launched so whatever the table says. For tests and tuning."""
     before = _overrides.get(kernel)
     _overrides[kernel] = launch
-    backends.forget_prepared()
+    prepared.forget()
     try:
         yield
     finally:
@@ -101,7 +101,7 @@ def overridden(kernel: str, **launch: int) -> Iterator[None]:
             del _overrides[kernel]
         else:
             _overrides[kernel] = before
-        backends.forget_prepared()
+        prepared.forget()
 
 
 @contextlib.contextmanager
@@ -109,12 +109,12 @@ def asked() -> Iterator[list[tuple[str, dict[str, int]]]]:
     """Within the context plans are made anew; yields what the table is asked for, kernel by kernel. For tuning."""
     global _asked
     before, _asked = _asked, []
-    backends.forget_prepared()
+    prepared.forget()
     try:
         yield _asked
     finally:
         _asked = before
-        backends.forget_prepared()
+        prepared.forget()
 
 
 def overrides() -> tuple[object, ...]:

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cuda_limits
+from . import cuda_limits, prepared
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 #: Triton's interpreter takes CPU tensors as well, but only when it is asked for.
@@ -107,9 +107,6 @@ UNAVAILABLE: dict[str, str | None] = {
 }
 
 _kernels: dict[str, dict[str, tuple[Kernel, WhyNot | None]]] = {name: {} for name in BACKENDS}
-#: Backend and function of calls that were prepared (:mod:`.ops.direct`), by operator and all that decides them. Another
-#: dictionary takes its place when a choice or a plan may change: what was begun before that ends in the old one.
-prepared: dict[tuple[Any, ...], tuple[str, Kernel]] = {}
 _last: dict[str, str] = {}
 _operators: list[str] = []
 _said = False
@@ -134,13 +131,7 @@ def register_kernel(backend: str, op: str, kernel: Kernel, why_not: WhyNot | Non
     _kernels[_known(backend, "register_kernel")][op] = (kernel, why_not)
     if op not in _operators:
         _operators.append(op)
-    forget_prepared()
-
-
-def forget_prepared() -> None:
-    """Prepare every call anew. To be called after the change that asks for it."""
-    global prepared
-    prepared = {}
+    prepared.forget()
 
 
 def register_compiled(op: str) -> bool:
@@ -387,12 +378,12 @@ def use_backend(backend: str | None) -> Iterator[None]:
     """
     global _asked
     before, _asked = _asked, None if backend is None else _known(backend, "use_backend")
-    forget_prepared()
+    prepared.forget()
     try:
         yield
     finally:
         _asked = before
-        forget_prepared()
+        prepared.forget()
 
 
 #: When to choose which, for :func:`show_backends`.

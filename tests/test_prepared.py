@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmdis_fast import backends
+from lmdis_fast import backends, prepared
 from lmdis_fast.ops import ThinPlateSpline, heatmap_moments, render_gaussians, tps_warp
 
 Z = torch.linspace(-1, 1, 60).view(1, 3, 4, 5)
@@ -88,22 +88,22 @@ def test_another_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     backends.register_kernel("cpu", "heatmap_moments", moved)
     assert torch.allclose(heatmap_moments(Z).coords, expected + 1, atol=1e-6)
     monkeypatch.undo()
-    backends.forget_prepared()
+    prepared.forget()
     assert torch.equal(heatmap_moments(Z).coords, expected)
 
 
 def test_what_began_before_a_change_is_not_kept(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     with backends.use_backend("reference"):
-        before = backends.prepared
+        before = prepared.calls
         prepare = counted.prepare
 
         def changed_meanwhile(*args: Any) -> Any:
-            backends.forget_prepared()  # another thread enters use_backend
+            prepared.forget()  # another thread enters use_backend
             return prepare(*args)
 
         monkeypatch.setattr(counted, "prepare", changed_meanwhile)
         heatmap_moments(Z)
-        assert len(before) == 1 and not backends.prepared
+        assert len(before) == 1 and not prepared.calls
 
 
 def test_bad_input_is_refused_after_good(counted: Counted) -> None:
@@ -119,10 +119,10 @@ def test_bad_input_is_refused_after_good(counted: Counted) -> None:
 
 def test_numbers_are_bounded_and_tensors_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmdis_fast.ops.direct.MOST_PREPARED", 4)
-    backends.forget_prepared()
+    prepared.forget()
     for i in range(1, 20):
         heatmap_moments(Z, temperature=float(i))
-    assert 1 <= len(backends.prepared) <= 4
+    assert 1 <= len(prepared.calls) <= 4
     logits = torch.rand(1, 3, 7, 5)
     heatmap_moments(logits)
     kept = weakref.ref(logits)
@@ -179,6 +179,6 @@ def test_lists_and_tuples_are_one_kind() -> None:
     )
     image = torch.rand(1, 3, 4, 5)
     assert torch.equal(tps_warp(image, ThinPlateSpline.identity(1), [4, 5]), image)
-    before = len(backends.prepared)
+    before = len(prepared.calls)
     render_gaussians(coords, torch.Size((4, 5)), sigma=[0.3, 0.5])
-    assert len(backends.prepared) == before
+    assert len(prepared.calls) == before

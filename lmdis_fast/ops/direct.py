@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
+from .. import backends, prepared
 
 Formula = Callable[..., Any]
 #: What torch has to answer for the direct way; a release without one of these gets the registered way.
@@ -98,7 +98,7 @@ def direct(
         tensors = args[:count]
         signature: list[Any] = [name]
         requires_grad = False
-        table = backends.prepared
+        table = prepared.calls
         try:
             for tensor in tensors:
                 if tensor is None:
