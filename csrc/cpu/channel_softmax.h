@@ -7,23 +7,18 @@
 namespace lmdis {
 namespace LM_ISA {
 
-// exp(x * inverse_temperature) for x <= 0, with one multiplication; near() for any x whose magnitude has bits of at
-// most `reach`.
+// exp(x * inverse_temperature) for x <= 0, with one multiplication; near() for any x whose square is at most `reach`.
 template <class A>
 struct Exponential;
 template <>
 struct Exponential<float> {
-  float factor, lowest;
-  uint32_t reach;  // bits of the largest |x| that near() takes
+  float factor, lowest, reach;
   LM_FUNCTION Exponential make(double inverse_temperature) {
-    const float factor = float(inverse_temperature * 1.4426950408889634), reach = 60.f / factor;
-    Exponential e{factor, -127.2f / factor, 0};
-    memcpy(&e.reach, &reach, sizeof reach);
-    const uint32_t finite = 0x7f7fffff;  // infinity is never near
-    e.reach = e.reach < finite ? e.reach : finite;
-    return e;
+    const double factor = inverse_temperature * 1.4426950408889634, reach = 1e4 / (factor * factor);
+    // squares below the smallest number, 0 in float, are not looked at where they could matter
+    return {float(factor), float(-127.2 / factor), factor > 1e15 ? -1.f : reach < 3e38 ? float(reach) : 3e38f};
   }
-  __attribute__((always_inline)) vec<float> near(vec<float> x) const { return exp2_product(x, splat(factor)); }
+  __attribute__((always_inline)) vec<float> near(vec<float> x) const { return exp2_near(x, splat(factor)); }
   __attribute__((always_inline)) vec<float> operator()(vec<float> x) const {
     x = maximum(splat(lowest), x);
     return exp2_product(x, splat(factor));
@@ -76,24 +71,26 @@ struct ChannelSoftmax {
   template <int vectors>
   __attribute__((always_inline)) bool near_group(const S* z, int64_t ahead, A* weights, A* inverse, int some) const {
     const int channels = int(logits.c);
-    vec<A> sum[vectors];
-    uvec largest[vectors];
+    const int64_t stride = logits.stride_c, pitch = plane_pitch;  // copies, which what is stored cannot change
+    const Exponential<A> exponential = this->exponential;
+    vec<A> sum[vectors], squares[vectors];  // whose sum over the channels is at least the largest
+    ivec<A> far{};
 #pragma GCC unroll 8
-    for (int g = 0; g < vectors; ++g) sum[g] = vec<A>{}, largest[g] = uvec{};
+    for (int g = 0; g < vectors; ++g) sum[g] = vec<A>{}, squares[g] = vec<A>{};
     for (int c = 0; c < channels; ++c)
 #pragma GCC unroll 8
       for (int g = 0; g < vectors; ++g) {
-        const S* from = z + c * logits.stride_c + g * V;
+        const S* from = z + c * stride + g * V;
         if (g * V * sizeof(S) % 64 == 0) fetch(from + ahead);
         const vec<A> fresh = vectors == 1 && some < V ? load_some(from, some) : load(from);
-        largest[g] = maximum(largest[g], (uvec)fresh & 0x7fffffff);
+        squares[g] += fresh * fresh;
         const vec<A> e = exponential.near(fresh);
-        store(weights + c * plane_pitch + g * V, e);
+        store(weights + c * pitch + g * V, e);
         sum[g] += e;
       }
 #pragma GCC unroll 8
-    for (int g = 1; g < vectors; ++g) largest[0] = maximum(largest[0], largest[g]);
-    if (any(largest[0] > exponential.reach)) return false;
+    for (int g = 0; g < vectors; ++g) far |= ~(squares[g] <= exponential.reach);  // NaN is far
+    if (any(far)) return false;
 #pragma GCC unroll 8
     for (int g = 0; g < vectors; ++g) {
       vec<A> one = splat(A(1));

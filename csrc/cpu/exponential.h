@@ -6,19 +6,31 @@
 namespace lmdis {
 namespace LM_ISA {
 
+// 2^f for |f| <= 1/2: minimax, 9e-8 relative.
+LM_FUNCTION vec<float> exp2_fraction(vec<float> f) {
+  vec<float> p = f * 0.00132647273f + 0.00967151299f;
+  p = p * f + 0.0555073358f;
+  p = p * f + 0.240222424f;
+  p = p * f + 0.693147004f;
+  return p * f + 1.f;
+}
+
 // 2^(x factor) for products between -127.4 and 127: 1e-7 relative; 0 below -126.5, NaN for NaN. A product is not
 // rounded where there are fused multiply-adds.
 LM_FUNCTION vec<float> exp2_product(vec<float> x, vec<float> factor) {
   // Adding the magic number rounds to an integer and leaves it, biased, in the low bits; -127 becomes a scale of zero.
   const vec<float> magic = splat(12582912.f + 127.f);
   const vec<float> t = x * factor + magic;
-  const vec<float> f = x * factor - (t - magic);
-  vec<float> p = f * 0.00132647273f + 0.00967151299f;  // minimax on [-1/2, 1/2]
-  p = p * f + 0.0555073358f;
-  p = p * f + 0.240222424f;
-  p = p * f + 0.693147004f;
-  p = p * f + 1.f;
+  const vec<float> p = exp2_fraction(x * factor - (t - magic));
   return p * (vec<float>)((ivec<float>)t << 23);
+}
+
+// The same for products between -125 and 126, scaled by an addition to the exponent.
+LM_FUNCTION vec<float> exp2_near(vec<float> x, vec<float> factor) {
+  const vec<float> magic = splat(12582912.f);
+  const vec<float> t = x * factor + magic;
+  const vec<float> p = exp2_fraction(x * factor - (t - magic));
+  return (vec<float>)((ivec<float>)p + ((ivec<float>)t << 23));
 }
 
 // e^x for x <= 0; 0 below about -87.7 and -708.7, NaN for NaN.

@@ -68,12 +68,26 @@ LM_FUNCTION vec<float> load(const S* p) {
   memcpy(&h, p, sizeof(h));
   return widen(h, S{});
 }
-LM_FUNCTION void store(float* p, vec<float> v) { memcpy(p, &v, sizeof(v)); }
-LM_FUNCTION void store(double* p, vec<double> v) { memcpy(p, &v, sizeof(v)); }
+// Stored as what they are, not as bytes, which could be anything: sizes and strides stay in registers across a store.
+template <class T>
+struct unaligned;
+template <>
+struct unaligned<float> {
+  typedef float type __attribute__((vector_size(LM_BYTES), aligned(4)));
+};
+template <>
+struct unaligned<double> {
+  typedef double type __attribute__((vector_size(LM_BYTES), aligned(8)));
+};
+template <>
+struct unaligned<uint16_t> {
+  typedef uint16_t type __attribute__((vector_size(LM_BYTES / 2), aligned(2)));
+};
+LM_FUNCTION void store(float* p, vec<float> v) { *reinterpret_cast<unaligned<float>::type*>(p) = v; }
+LM_FUNCTION void store(double* p, vec<double> v) { *reinterpret_cast<unaligned<double>::type*>(p) = v; }
 template <class S>
 LM_FUNCTION void store(S* p, vec<float> v) {
-  const lanes<float>::half h = narrow(v, S{});
-  memcpy(p, &h, sizeof(h));
+  *reinterpret_cast<unaligned<uint16_t>::type*>(p) = narrow(v, S{});
 }
 
 // Past the caches, for results too large to be found there again: no line is read before it is written. The address has

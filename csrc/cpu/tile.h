@@ -113,19 +113,22 @@ LM_FUNCTION S* address(const Maps& maps, int64_t n, int64_t c, int64_t y, int64_
   return static_cast<S*>(maps.data) + n * maps.stride_n + c * maps.stride_c + y * maps.stride_h + x * maps.stride_w;
 }
 
-// Whether a result is on whole aligned vectors and too large to stay in a cache until it is read, so that it should be
-// streamed: in the rows of its planes or, with interleaved channels, in whole tiles, which then are one run.
+// Whether a result is on whole aligned vectors, of half a line at least, and too large to stay in a cache until it is
+// read, so that it should be streamed: in the rows of its planes or, with interleaved channels, in whole tiles, which
+// then are one run. Half lines of planes whole pages apart are slower streamed (bench/README.md).
 template <class S>
 LM_FUNCTION bool large_and_aligned(const Maps& maps) {
   const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
-  return bytes >= (4 << 20) && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
+  return V * sizeof(S) >= 32 && bytes >= (4 << 20) && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
          maps.stride_n % V == 0 && maps.stride_h % V == 0;
 }
 template <class S>
 LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
   const int64_t V = lanes<arithmetic<S>>::count;
-  return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps) && maps.stride_c % V == 0 && maps.w % V == 0 &&
-         cut.tile_columns % V == 0 && maps.stride_h * int64_t(sizeof(S)) % 64 == 0;  // half lines would be slow
+  const bool halves = LM_BYTES < 64, pages = maps.stride_c * int64_t(sizeof(S)) % 4096 == 0;
+  return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps) && !(halves && pages) &&
+         maps.stride_c % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0 &&
+         maps.stride_h * int64_t(sizeof(S)) % 64 == 0;  // half lines would be slow
 }
 template <class S>
 LM_FUNCTION bool streams_pixels(const Maps& maps, const Cut& cut) {

@@ -109,6 +109,8 @@ LM_FUNCTION V minimum(V a, V b) {
 LM_FUNCTION bool any(ivec<float> mask) {
 #if LM_X86 && LM_BYTES == 64
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif LM_X86 && LM_BYTES == 32
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
 #else
   int32_t found = 0;
   for (int i = 0; i < lanes<float>::count; ++i) found |= mask[i];
