@@ -6,14 +6,45 @@ Below backends and kernels, which both change it: a choice of backend, a launch 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-#: Backend and function of a call, by operator and all that decides them. Another dictionary takes its place when a choice
-#: or a plan may change: what was begun before that ends in the old one.
-calls: dict[tuple[Any, ...], tuple[str, Callable[..., Any]]] = {}
+#: The backend that serves a call, and its function.
+Served = tuple[str, Callable[..., Any]]
+
+
+class Recent(NamedTuple):
+    """A kind of call that came before: whether these tensors are of it, whether one of them requires a gradient."""
+
+    matches: Callable[..., bool]
+    requires_grad: bool
+    served: Served
+
+
+class Calls:
+    """What was prepared under one choice of backends and one launch table.
+
+    Attributes:
+        by_signature: by operator and all that decides what is launched.
+        recent: the same, found faster: by operator, shape of one tensor and all that is no tensor; the latest first.
+    """
+
+    __slots__ = ("by_signature", "recent")
+
+    def __init__(self) -> None:
+        self.by_signature: dict[tuple[Any, ...], Served] = {}
+        self.recent: dict[tuple[Any, ...], tuple[Recent, ...]] = {}
+
+    def clear(self) -> None:
+        """Drop all."""
+        self.by_signature.clear()
+        self.recent.clear()
+
+
+#: Another takes its place when a choice or a plan may change: what was begun before that ends in the old one.
+calls = Calls()
 
 
 def forget() -> None:
     """Prepare every call anew. To be called after the change that asks for it."""
     global calls
-    calls = {}
+    calls = Calls()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmdis_fast import backends, prepared
-from lmdis_fast.ops import ThinPlateSpline, heatmap_moments, render_gaussians, tps_warp
+from lmdis_fast.ops import ThinPlateSpline, direct, heatmap_moments, render_gaussians, tps_warp
 
 Z = torch.linspace(-1, 1, 60).view(1, 3, 4, 5)
 needs_interpreter = pytest.mark.skipif(
@@ -103,7 +103,7 @@ def test_what_began_before_a_change_is_not_kept(counted: Counted, monkeypatch: p
 
         monkeypatch.setattr(counted, "prepare", changed_meanwhile)
         heatmap_moments(Z)
-        assert len(before) == 1 and not prepared.calls
+        assert len(before.by_signature) == 1 and not prepared.calls.by_signature
 
 
 def test_bad_input_is_refused_after_good(counted: Counted) -> None:
@@ -122,13 +122,61 @@ def test_numbers_are_bounded_and_tensors_not_kept(monkeypatch: pytest.MonkeyPatc
     prepared.forget()
     for i in range(1, 20):
         heatmap_moments(Z, temperature=float(i))
-    assert 1 <= len(prepared.calls) <= 4
+    assert 1 <= len(prepared.calls.by_signature) <= 4
     logits = torch.rand(1, 3, 7, 5)
     heatmap_moments(logits)
     kept = weakref.ref(logits)
     del logits
     gc.collect()
     assert kept() is None
+
+
+def test_the_latest_are_found_without_a_signature(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert direct.matcher is not None  # of this release of torch
+    kinds = [Z, Z.transpose(2, 3).contiguous().transpose(2, 3), Z.double(), Z.clone().requires_grad_()]
+    with backends.use_backend("reference"):
+        for _ in range(2):
+            for logits in kinds:
+                heatmap_moments(logits)
+        (recent,) = prepared.calls.recent.values()
+        assert [kind.requires_grad for kind in recent] == [True, False, False, False]
+        for logits in kinds:
+            assert [kind.matches(logits) for kind in recent].count(True) == 1
+        assert (counted.calls, counted.prepared) == (8, 3)  # whether a gradient is required changes no kernel
+        monkeypatch.setattr(prepared.calls, "by_signature", {})
+        for logits in kinds:
+            found = heatmap_moments(logits)
+            assert found.coords.requires_grad == logits.requires_grad and found.coords.dtype == (
+                torch.float64 if logits.dtype == torch.float64 else torch.float32
+            )
+        assert (counted.calls, counted.prepared) == (12, 3)
+
+
+def test_the_latest_are_few(counted: Counted) -> None:
+    memory = torch.empty(2000)
+    with backends.use_backend("reference"):
+        for i in range(1, 21):
+            heatmap_moments(memory.as_strided((1, 3, 4, 5), (0, 20 * i, 5, 1)))
+        (recent,) = prepared.calls.recent.values()
+        assert len(recent) == direct.MOST_RECENT and counted.prepared == 20
+
+
+def test_a_release_without_guards(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "matcher", None)
+    with backends.use_backend("reference"):
+        for _ in range(3):
+            heatmap_moments(Z)
+        assert (counted.calls, counted.prepared) == (3, 1) and not prepared.calls.recent
+
+
+def test_what_may_be_missing_is_told_apart() -> None:
+    image, centers = torch.rand(1, 3, 8, 8), torch.tensor([[0.1, 0.2], [0.3, -0.4], [-0.5, 0.6]])
+    affine = torch.eye(2, 3).expand(1, 2, 3)
+    spline = ThinPlateSpline(centers, torch.zeros(1, 3, 2), affine)
+    turned = spline.compose_affine(before=torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+    for _ in range(2):
+        assert torch.allclose(tps_warp(image, spline), image, atol=1e-6)
+        assert torch.allclose(tps_warp(image, turned), image.transpose(2, 3), atol=1e-5)
 
 
 def test_modes_and_flags_are_asked_at_each_call(counted: Counted) -> None:
@@ -179,6 +227,6 @@ def test_lists_and_tuples_are_one_kind() -> None:
     )
     image = torch.rand(1, 3, 4, 5)
     assert torch.equal(tps_warp(image, ThinPlateSpline.identity(1), [4, 5]), image)
-    before = len(prepared.calls)
+    before = len(prepared.calls.by_signature)
     render_gaussians(coords, torch.Size((4, 5)), sigma=[0.3, 0.5])
-    assert len(prepared.calls) == before
+    assert len(prepared.calls.by_signature) == before

@@ -36,6 +36,8 @@ PLAIN_CLASSES = (Tensor, torch.nn.Parameter)
 _any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 #: Of so many kinds of calls; then all are prepared anew.
 MOST_PREPARED = 1024
+#: Kinds of calls with one shape and the same numbers among which the fast way looks.
+MOST_RECENT = 8
 _plain_keys: dict[torch.device, int] = {}
 
 
@@ -87,7 +89,9 @@ def direct(
     methods = {"forward": staticmethod(forward), "backward": staticmethod(gradients)}
     function: Any = type(f"lmdis_fast::{name}", (torch.autograd.Function,), methods)  # named so in a profile
     with_gradient: Formula = function.apply
-    count = _leading_tensors(overload)
+    count, optional = _leading_tensors(overload)
+    shaped = optional.index(False)
+    may_lack = any(optional)
     parameter = torch.nn.Parameter
     dispatch_keys = torch._C._dispatch_keys
     last = backends._last
@@ -95,40 +99,55 @@ def direct(
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or not nobody_listens():
             return overload(*args)
-        tensors = args[:count]
-        signature: list[Any] = [name]
+        tensors = given = args[:count]
+        kept = prepared.calls
+        served = None
         requires_grad = False
-        table = prepared.calls
         try:
-            for tensor in tensors:
-                if tensor is None:
-                    signature.append(None)
-                    continue
-                kind = type(tensor)
-                if kind is not Tensor and kind is not parameter:
-                    return overload(*args)
-                signature += (
-                    dispatch_keys(tensor).raw_repr(),  # so that all tensors of a signature are plain, or none
-                    tensor.shape,
-                    tensor.stride(),
-                    tensor.dtype,
-                    tensor.device,
-                )
-                requires_grad = requires_grad or tensor.requires_grad
-            key = (*signature, *args[count:])
-            found = table.get(key)
-        except (RuntimeError, TypeError):  # no strides; numbers that have no hash
+            kind = (name, tensors[shaped].shape, *args[count:])
+            if may_lack:
+                kind = (*kind, *[tensor is None for tensor in tensors])
+                given = tuple([tensor for tensor in tensors if tensor is not None])
+            before = kept.recent.get(kind, ())
+            for recent in before:
+                if recent.matches(*given):
+                    _, requires_grad, served = recent
+                    break
+            else:
+                signature: list[Any] = [*kind]
+                for tensor in given:
+                    of = type(tensor)
+                    if of is not Tensor and of is not parameter:
+                        return overload(*args)
+                    signature += (
+                        dispatch_keys(
+                            tensor
+                        ).raw_repr(),  # so that all tensors of a signature are plain, or none
+                        tensor.shape,
+                        tensor.stride(),
+                        tensor.dtype,
+                        tensor.device,
+                    )
+                    requires_grad = requires_grad or tensor.requires_grad
+                key = tuple(signature)
+                known = kept.by_signature.get(key)
+        except (AttributeError, RuntimeError, TypeError):  # no tensor, no strides; numbers that have no hash
             return overload(*args)
-        if autocast and _any_autocast() and any(map(_is_under_autocast, tensors)):
-            return overload(*args)
-        if found is None:
-            if not all(tensor is None or is_plain(tensor) for tensor in tensors):
+        if served is None:
+            if autocast and _any_autocast() and any(map(_is_under_autocast, given)):
                 return overload(*args)
-            found = backends.prepare(name, args)
-            if len(table) >= MOST_PREPARED:
-                table.clear()
-            table[key] = found
-        backend, run = found
+            if known is None:
+                if not all(map(is_plain, given)):
+                    return overload(*args)
+                known = backends.prepare(name, args)
+                if len(kept.by_signature) >= MOST_PREPARED:
+                    kept.clear()
+                kept.by_signature[key] = known
+            served = known
+            if matcher is not None:
+                entry = prepared.Recent(matcher(given), requires_grad, served)
+                kept.recent[kind] = (entry, *before[: MOST_RECENT - 1])
+        backend, run = served
         if requires_grad and torch.is_grad_enabled():
             last[name] = backend
             return with_gradient(*args, run)
@@ -140,12 +159,37 @@ def direct(
     return call
 
 
+def _matcher() -> Callable[[tuple[Tensor, ...]], Callable[..., bool]] | None:
+    """What makes of tensors a function that says whether others are of their kind; None if torch has nothing for it.
+
+    Class, shape, strides, dtype, device, whether a gradient is required, and all dispatch keys, those included that the
+    thread adds or takes away (autocast's, a transform's): what torch.compile guards its programs with, in one call.
+    """
+    guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
+    if guards is None:
+        return None
+
+    def matcher(tensors: tuple[Tensor, ...]) -> Callable[..., bool]:
+        return guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check  # type: ignore[no-any-return]
+
+    a, b = torch.empty(2, 3), torch.empty(3, 2).t()
+    try:
+        right = matcher((a,))(torch.empty(2, 3)) and not matcher((a,))(b)
+    except TypeError:  # a release in which it is made in another way
+        return None
+    return matcher if right else None
+
+
+matcher = _matcher()
+
+
 def _is_under_autocast(tensor: Tensor | None) -> bool:
     return tensor is not None and torch.is_autocast_enabled(tensor.device.type)
 
 
-def _leading_tensors(overload: Any) -> int:
-    """How many tensors, or places for one, an operator takes; they come before all else."""
-    are = ["Tensor" in str(argument.type) for argument in overload._schema.arguments]
-    assert are == sorted(are, reverse=True), f"{overload}: tensors come first"
-    return sum(are)
+def _leading_tensors(overload: Any) -> tuple[int, list[bool]]:
+    """How many tensors an operator takes, which come before all else, and which of them may be missing."""
+    kinds = [str(argument.type) for argument in overload._schema.arguments]
+    tensors = [kind for kind in kinds if "Tensor" in kind]
+    assert kinds[: len(tensors)] == tensors, f"{overload}: tensors come first"
+    return len(tensors), ["Optional" in kind for kind in tensors]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,31 @@ class ThinPlateSpline:
     kernel_gain: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self._is_plainly_right():
+            self._check()
+
+    def _is_plainly_right(self) -> bool:
+        """Whether this is what nearly all splines are: a tenth of the time that :meth:`_check` takes to find it out."""
+        centers, weights, affine, gain = self.centers, self.weights, self.affine, self.kernel_gain
+        if self.before is not None or not (type(centers) is type(weights) is type(affine) is Tensor):
+            return False
+        shape, device = weights.shape, weights.device
+        return (
+            len(shape) == 3
+            and shape[1] >= 1
+            and shape[2] == 2
+            and centers.shape in (shape[1:], shape)
+            and affine.shape == (shape[0], 2, 3)
+            and centers.dtype in EXACT
+            and weights.dtype in EXACT
+            and affine.dtype in EXACT
+            and centers.device == device
+            and affine.device == device
+            and type(gain) is float
+            and 0.0 <= gain < math.inf
+        )
+
+    def _check(self) -> None:
         op = "ThinPlateSpline"
         check_points(op, "centers", self.centers, "(P, 2) or (N, P, 2)", (2, 3))
         check_points(op, "weights", self.weights, "(N, P, 2)")
