@@ -6,7 +6,8 @@ for a model with an operator after each of its convolutions. Whatever changes wh
 modes, tensors of other kinds) takes the registered way.
 
 A call is prepared once for each kind of arguments: which backend takes them, and there what is launched. A later call
-of the kind finds that by its signature, and only what is outside the arguments is asked again.
+of the kind finds that by one question to torch, or by its signature, and only what is outside the arguments is asked
+again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 from .. import backends, prepared
 
 Formula = Callable[..., Any]
+#: Of a kind of calls.
+Key = tuple[Any, ...]
 #: What torch has to answer for the direct way; a release without one of these gets the registered way.
 QUESTIONS = (
     "_len_torch_dispatch_stack",
@@ -92,62 +95,61 @@ def direct(
     count, optional = _leading_tensors(overload)
     shaped = optional.index(False)
     may_lack = any(optional)
-    parameter = torch.nn.Parameter
-    dispatch_keys = torch._C._dispatch_keys
     last = backends._last
+
+    def prepare(kept: prepared.Calls, kind: Key, given: tuple[Any, ...], args: Key) -> prepared.Recent | None:
+        """What serves a call that was not among the latest of its kind; None where it has to go the registered way."""
+        try:
+            signature: list[Any] = [*kind]
+            for tensor in given:
+                if type(tensor) not in PLAIN_CLASSES:
+                    return None
+                keys = torch._C._dispatch_keys(
+                    tensor
+                )  # so that all tensors of a signature are plain, or none
+                signature += (keys.raw_repr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+            key = tuple(signature)
+            served = kept.by_signature.get(key)
+        except RuntimeError:  # no strides
+            return None
+        if autocast and _any_autocast() and any(map(_is_under_autocast, given)):
+            return None
+        if served is None:
+            if not all(map(is_plain, given)):
+                return None
+            served = backends.prepare(name, args)
+            if len(kept.by_signature) >= MOST_PREPARED:
+                kept.clear()
+            kept.by_signature[key] = served
+        recent = prepared.Recent(matcher(given), any(tensor.requires_grad for tensor in given), served)
+        kept.recent[kind] = (recent, *kept.recent.get(kind, ())[: MOST_RECENT - 1])
+        return recent
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or not nobody_listens():
             return overload(*args)
         tensors = given = args[:count]
-        kept = prepared.calls
-        served = None
-        requires_grad = False
+        kept, found = prepared.calls, None
         try:
-            kind = (name, tensors[shaped].shape, *args[count:])
+            kind: Key = (name, tensors[shaped].shape, *args[count:])
             if may_lack:
-                kind = (*kind, *[tensor is None for tensor in tensors])
+                kind += tuple([tensor is None for tensor in tensors])
                 given = tuple([tensor for tensor in tensors if tensor is not None])
-            before = kept.recent.get(kind, ())
-            for recent in before:
+            for recent in kept.recent.get(kind, ()):
                 if recent.matches(*given):
-                    _, requires_grad, served = recent
+                    found = recent
                     break
-            else:
-                signature: list[Any] = [*kind]
-                for tensor in given:
-                    of = type(tensor)
-                    if of is not Tensor and of is not parameter:
-                        return overload(*args)
-                    signature += (
-                        dispatch_keys(
-                            tensor
-                        ).raw_repr(),  # so that all tensors of a signature are plain, or none
-                        tensor.shape,
-                        tensor.stride(),
-                        tensor.dtype,
-                        tensor.device,
-                    )
-                    requires_grad = requires_grad or tensor.requires_grad
-                key = tuple(signature)
-                known = kept.by_signature.get(key)
-        except (AttributeError, RuntimeError, TypeError):  # no tensor, no strides; numbers that have no hash
+        except (
+            AttributeError,
+            RuntimeError,
+            TypeError,
+        ):  # no tensor, or without a shape; numbers that have no hash
             return overload(*args)
-        if served is None:
-            if autocast and _any_autocast() and any(map(_is_under_autocast, given)):
+        if found is None:
+            found = prepare(kept, kind, given, args)
+            if found is None:
                 return overload(*args)
-            if known is None:
-                if not all(map(is_plain, given)):
-                    return overload(*args)
-                known = backends.prepare(name, args)
-                if len(kept.by_signature) >= MOST_PREPARED:
-                    kept.clear()
-                kept.by_signature[key] = known
-            served = known
-            if matcher is not None:
-                entry = prepared.Recent(matcher(given), requires_grad, served)
-                kept.recent[kind] = (entry, *before[: MOST_RECENT - 1])
-        backend, run = served
+        _, requires_grad, (backend, run) = found
         if requires_grad and torch.is_grad_enabled():
             last[name] = backend
             return with_gradient(*args, run)
@@ -159,32 +161,35 @@ def direct(
     return call
 
 
-def _matcher() -> Callable[[tuple[Tensor, ...]], Callable[..., bool]] | None:
-    """What makes of tensors a function that says whether others are of their kind; None if torch has nothing for it.
+def _matcher() -> Callable[[tuple[Tensor, ...]], Callable[..., bool]]:
+    """What makes of tensors a function that says whether others are of their kind; "no" if torch has nothing for it.
 
     Class, shape, strides, dtype, device, whether a gradient is required, and all dispatch keys, those included that the
     thread adds or takes away (autocast's, a transform's): what torch.compile guards its programs with, in one call.
     """
     guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
-    if guards is None:
-        return None
+
+    def nothing(_: tuple[Tensor, ...]) -> Callable[..., bool]:
+        return lambda *_: False
 
     def matcher(tensors: tuple[Tensor, ...]) -> Callable[..., bool]:
         return guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check  # type: ignore[no-any-return]
 
+    if guards is None:
+        return nothing
     a, b = torch.empty(2, 3), torch.empty(3, 2).t()
     try:
         right = matcher((a,))(torch.empty(2, 3)) and not matcher((a,))(b)
     except TypeError:  # a release in which it is made in another way
-        return None
-    return matcher if right else None
+        return nothing
+    return matcher if right else nothing
 
 
 matcher = _matcher()
 
 
-def _is_under_autocast(tensor: Tensor | None) -> bool:
-    return tensor is not None and torch.is_autocast_enabled(tensor.device.type)
+def _is_under_autocast(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
 
 
 def _leading_tensors(overload: Any) -> tuple[int, list[bool]]:
