@@ -237,7 +237,7 @@ def _in_turns(
             estimate = _seconds(call, 1)
         estimates.append(estimate)
     ours = next((e for t, e in zip(timings, estimates, strict=True) if t.kind == "ours"), 0.0)
-    hopeless = [e > max(HOPELESS[0], HOPELESS[1] * ours) for e in estimates]
+    hopeless = [e > HOPELESS[0] and e > HOPELESS[1] * ours > 0 for e in estimates]
     samples = [[e] if once else [] for e, once in zip(estimates, hopeless, strict=True)]
     repeats = [max(1, math.ceil(SHORTEST / max(e, 1e-7))) for e in estimates]
     taking_part = [index for index, once in enumerate(hopeless) if not once]

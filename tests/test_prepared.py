@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmdis_fast import backends, prepared
-from lmdis_fast.ops import ThinPlateSpline, direct, heatmap_moments, render_gaussians, tps_warp
+from lmdis_fast.ops import ThinPlateSpline, direct, heatmap_moments, landmark_pool, render_gaussians, tps_warp
 
 Z = torch.linspace(-1, 1, 60).view(1, 3, 4, 5)
 needs_interpreter = pytest.mark.skipif(
@@ -132,7 +132,7 @@ def test_numbers_are_bounded_and_tensors_not_kept(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_latest_are_found_without_a_signature(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert direct.matcher((Z,))(Z)  # of this release of torch
+    assert direct.matcher is not None and direct.matcher((Z,))(Z)  # of this release of torch
     kinds = [Z, Z.transpose(2, 3).contiguous().transpose(2, 3), Z.double(), Z.clone().requires_grad_()]
     with backends.use_backend("reference"):
         for _ in range(2):
@@ -167,7 +167,20 @@ def test_a_release_without_guards(counted: Counted, monkeypatch: pytest.MonkeyPa
     with backends.use_backend("reference"):
         for _ in range(3):
             heatmap_moments(Z)
-        assert (counted.calls, counted.prepared) == (3, 1)
+        assert (counted.calls, counted.prepared) == (3, 1) and not prepared.calls.recent
+
+
+def test_one_tensor_in_two_places() -> None:
+    prepared.forget()
+    logits = torch.rand(1, 3, 4, 5)
+    for _ in range(3):
+        assert torch.equal(landmark_pool(logits, logits), landmark_pool(logits, logits.clone()))
+    assert [len(recent) for recent in prepared.calls.recent.values()] == [1]
+
+
+def test_another_default_device_does_not_matter() -> None:
+    with torch.device("meta"):
+        assert direct._matcher() is not None
 
 
 def test_what_may_be_missing_is_told_apart() -> None:

@@ -14,7 +14,7 @@ template <>
 struct Exponential<float> {
   float factor, lowest, reach;
   LM_FUNCTION Exponential make(double inverse_temperature) {
-    const double factor = inverse_temperature * 1.4426950408889634, reach = 1e4 / (factor * factor);
+    const double factor = inverse_temperature * 1.4426950408889634, reach = 3600 / (factor * factor);
     // squares below the smallest number, 0 in float, are not looked at where they could matter
     return {float(factor), float(-127.2 / factor), factor > 1e15 ? -1.f : reach < 3e38 ? float(reach) : 3e38f};
   }

@@ -39,7 +39,7 @@ PLAIN_CLASSES = (Tensor, torch.nn.Parameter)
 _any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 #: Of so many kinds of calls; then all are prepared anew.
 MOST_PREPARED = 1024
-#: Kinds of calls with one shape and the same numbers among which the fast way looks.
+#: Kinds of calls with one shape and the same numbers among which the fast way looks; others are told by signature.
 MOST_RECENT = 8
 _plain_keys: dict[torch.device, int] = {}
 
@@ -121,8 +121,13 @@ def direct(
             if len(kept.by_signature) >= MOST_PREPARED:
                 kept.clear()
             kept.by_signature[key] = served
-        recent = prepared.Recent(matcher(given), any(tensor.requires_grad for tensor in given), served)
-        kept.recent[kind] = (recent, *kept.recent.get(kind, ())[: MOST_RECENT - 1])
+        requires_grad = any(tensor.requires_grad for tensor in given)
+        before = kept.recent.get(kind, ())
+        # one tensor in two places is no kind to the matcher
+        if matcher is None or len(before) >= MOST_RECENT or len(set(map(id, given))) < len(given):
+            return prepared.Recent(_never, requires_grad, served)
+        recent = prepared.Recent(matcher(given), requires_grad, served)
+        kept.recent[kind] = (recent, *before)
         return recent
 
     def call(*args: Any) -> Any:
@@ -161,31 +166,31 @@ def direct(
     return call
 
 
-def _matcher() -> Callable[[tuple[Tensor, ...]], Callable[..., bool]]:
-    """What makes of tensors a function that says whether others are of their kind; "no" if torch has nothing for it.
+def _matcher() -> Callable[[tuple[Tensor, ...]], Callable[..., bool]] | None:
+    """What makes of tensors a function that says whether others are of their kind; None if torch has nothing for it.
 
     Class, shape, strides, dtype, device, whether a gradient is required, and all dispatch keys, those included that the
     thread adds or takes away (autocast's, a transform's): what torch.compile guards its programs with, in one call.
     """
-    guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
-
-    def nothing(_: tuple[Tensor, ...]) -> Callable[..., bool]:
-        return lambda *_: False
+    guards: Any = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
 
     def matcher(tensors: tuple[Tensor, ...]) -> Callable[..., bool]:
-        return guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check  # type: ignore[no-any-return]
+        made: Any = guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        return made.check  # type: ignore[no-any-return]
 
-    if guards is None:
-        return nothing
-    a, b = torch.empty(2, 3), torch.empty(3, 2).t()
+    like, other = (torch.empty_strided((2, 3), strides, device="cpu") for strides in ((3, 1), (1, 2)))
     try:
-        right = matcher((a,))(torch.empty(2, 3)) and not matcher((a,))(b)
-    except TypeError:  # a release in which it is made in another way
-        return nothing
-    return matcher if right else nothing
+        matches = matcher((like,))
+        return matcher if matches(like.clone()) and not matches(other) else None
+    except (AttributeError, RuntimeError, TypeError):  # a release in which there is none, or another
+        return None
 
 
 matcher = _matcher()
+
+
+def _never(*_: Tensor) -> bool:
+    return False
 
 
 def _is_under_autocast(tensor: Tensor) -> bool:
