@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 Served = tuple[str, Callable[..., Any]]
 
 
-class Recent(NamedTuple):
+class Known(NamedTuple):
     """A kind of call that came before: whether these tensors are of it, whether one of them requires a gradient."""
 
     matches: Callable[..., bool]
@@ -25,19 +25,19 @@ class Calls:
 
     Attributes:
         by_signature: by operator and all that decides what is launched.
-        recent: the same, found faster: by operator, shape of one tensor and all that is no tensor; the latest first.
+        known: the same, found faster: by operator, shape of one tensor and all that is no tensor; the first few of each.
     """
 
-    __slots__ = ("by_signature", "recent")
+    __slots__ = ("by_signature", "known")
 
     def __init__(self) -> None:
         self.by_signature: dict[tuple[Any, ...], Served] = {}
-        self.recent: dict[tuple[Any, ...], tuple[Recent, ...]] = {}
+        self.known: dict[tuple[Any, ...], tuple[Known, ...]] = {}
 
     def clear(self) -> None:
         """Drop all."""
         self.by_signature.clear()
-        self.recent.clear()
+        self.known.clear()
 
 
 #: Another takes its place when a choice or a plan may change: what was begun before that ends in the old one.

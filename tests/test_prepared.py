@@ -131,17 +131,17 @@ def test_numbers_are_bounded_and_tensors_not_kept(monkeypatch: pytest.MonkeyPatc
     assert kept() is None
 
 
-def test_the_latest_are_found_without_a_signature(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_are_known_without_a_signature(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     assert direct.matcher is not None and direct.matcher((Z,))(Z)  # of this release of torch
     kinds = [Z, Z.transpose(2, 3).contiguous().transpose(2, 3), Z.double(), Z.clone().requires_grad_()]
     with backends.use_backend("reference"):
         for _ in range(2):
             for logits in kinds:
                 heatmap_moments(logits)
-        (recent,) = prepared.calls.recent.values()
-        assert [kind.requires_grad for kind in recent] == [True, False, False, False]
+        (known,) = prepared.calls.known.values()
+        assert [kind.requires_grad for kind in known] == [False, False, False, True]
         for logits in kinds:
-            assert [kind.matches(logits) for kind in recent].count(True) == 1
+            assert [kind.matches(logits) for kind in known].count(True) == 1
         assert (counted.calls, counted.prepared) == (8, 3)  # whether a gradient is required changes no kernel
         monkeypatch.setattr(prepared.calls, "by_signature", {})
         for logits in kinds:
@@ -152,13 +152,13 @@ def test_the_latest_are_found_without_a_signature(counted: Counted, monkeypatch:
         assert (counted.calls, counted.prepared) == (12, 3)
 
 
-def test_the_latest_are_few(counted: Counted) -> None:
+def test_known_kinds_are_few(counted: Counted) -> None:
     memory = torch.empty(2000)
     with backends.use_backend("reference"):
         for i in range(1, 21):
             heatmap_moments(memory.as_strided((1, 3, 4, 5), (0, 20 * i, 5, 1)))
-        (recent,) = prepared.calls.recent.values()
-        assert len(recent) == direct.MOST_RECENT and counted.prepared == 20
+        (known,) = prepared.calls.known.values()
+        assert len(known) == direct.MOST_KNOWN and counted.prepared == 20
 
 
 def test_a_release_without_guards(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_a_release_without_guards(counted: Counted, monkeypatch: pytest.MonkeyPa
     with backends.use_backend("reference"):
         for _ in range(3):
             heatmap_moments(Z)
-        assert (counted.calls, counted.prepared) == (3, 1) and not prepared.calls.recent
+        assert (counted.calls, counted.prepared) == (3, 1) and not prepared.calls.known
 
 
 def test_one_tensor_in_two_places() -> None:
@@ -175,7 +175,7 @@ def test_one_tensor_in_two_places() -> None:
     logits = torch.rand(1, 3, 4, 5)
     for _ in range(3):
         assert torch.equal(landmark_pool(logits, logits), landmark_pool(logits, logits.clone()))
-    assert [len(recent) for recent in prepared.calls.recent.values()] == [1]
+    assert [len(known) for known in prepared.calls.known.values()] == [1]
 
 
 def test_another_default_device_does_not_matter() -> None:

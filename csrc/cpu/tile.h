@@ -115,7 +115,7 @@ LM_FUNCTION S* address(const Maps& maps, int64_t n, int64_t c, int64_t y, int64_
 
 // Whether a result is on whole aligned vectors, of half a line at least, and too large to stay in a cache until it is
 // read, so that it should be streamed: in the rows of its planes or, with interleaved channels, in whole tiles, which
-// then are one run. Half lines of planes whole pages apart are slower streamed (bench/README.md).
+// then are one run.
 template <class S>
 LM_FUNCTION bool large_and_aligned(const Maps& maps) {
   const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
@@ -125,6 +125,7 @@ LM_FUNCTION bool large_and_aligned(const Maps& maps) {
 template <class S>
 LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
   const int64_t V = lanes<arithmetic<S>>::count;
+  // half lines of planes that are whole pages apart are slower streamed (bench/README.md)
   const bool halves = LM_BYTES < 64, pages = maps.stride_c * int64_t(sizeof(S)) % 4096 == 0;
   return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps) && !(halves && pages) &&
          maps.stride_c % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0 &&

@@ -40,7 +40,7 @@ _any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled"
 #: Of so many kinds of calls; then all are prepared anew.
 MOST_PREPARED = 1024
 #: Kinds of calls with one shape and the same numbers among which the fast way looks; others are told by signature.
-MOST_RECENT = 8
+MOST_KNOWN = 8
 _plain_keys: dict[torch.device, int] = {}
 
 
@@ -72,7 +72,7 @@ def nobody_listens() -> bool:
 
 
 def direct(
-    name: str, overload: Formula, kernel: Formula, setup_context: Formula, backward: Formula, autocast: bool
+    name: str, overload: Formula, setup_context: Formula, backward: Formula, autocast: bool
 ) -> Formula:
     """A function that runs an operator in either way; ``autocast`` says whether the operator has a rule for it."""
     if not CAN_ASK:
@@ -97,8 +97,8 @@ def direct(
     may_lack = any(optional)
     last = backends._last
 
-    def prepare(kept: prepared.Calls, kind: Key, given: tuple[Any, ...], args: Key) -> prepared.Recent | None:
-        """What serves a call that was not among the latest of its kind; None where it has to go the registered way."""
+    def prepare(kept: prepared.Calls, kind: Key, given: tuple[Any, ...], args: Key) -> prepared.Known | None:
+        """What serves a call that matches none of those known; None where it has to go the registered way."""
         try:
             signature: list[Any] = [*kind]
             for tensor in given:
@@ -122,13 +122,13 @@ def direct(
                 kept.clear()
             kept.by_signature[key] = served
         requires_grad = any(tensor.requires_grad for tensor in given)
-        before = kept.recent.get(kind, ())
+        before = kept.known.get(kind, ())
         # one tensor in two places is no kind to the matcher
-        if matcher is None or len(before) >= MOST_RECENT or len(set(map(id, given))) < len(given):
-            return prepared.Recent(_never, requires_grad, served)
-        recent = prepared.Recent(matcher(given), requires_grad, served)
-        kept.recent[kind] = (recent, *before)
-        return recent
+        if matcher is None or len(before) >= MOST_KNOWN or len(set(map(id, given))) < len(given):
+            return prepared.Known(_never, requires_grad, served)
+        known = prepared.Known(matcher(given), requires_grad, served)
+        kept.known[kind] = (*before, known)
+        return known
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or not nobody_listens():
@@ -140,9 +140,9 @@ def direct(
             if may_lack:
                 kind += tuple([tensor is None for tensor in tensors])
                 given = tuple([tensor for tensor in tensors if tensor is not None])
-            for recent in kept.recent.get(kind, ()):
-                if recent.matches(*given):
-                    found = recent
+            for known in kept.known.get(kind, ()):
+                if known.matches(*given):
+                    found = known
                     break
         except (
             AttributeError,
@@ -175,8 +175,10 @@ def _matcher() -> Callable[[tuple[Tensor, ...]], Callable[..., bool]] | None:
     guards: Any = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
 
     def matcher(tensors: tuple[Tensor, ...]) -> Callable[..., bool]:
-        made: Any = guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-        return made.check  # type: ignore[no-any-return]
+        check: Callable[..., bool] = guards(
+            *tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None
+        ).check
+        return check
 
     like, other = (torch.empty_strided((2, 3), strides, device="cpu") for strides in ((3, 1), (1, 2)))
     try:

@@ -77,7 +77,7 @@ def register_operator(
     overload = getattr(torch.ops.lmdis_fast, name).default
     torch.library.register_vmap(qualified, vmap or _fold_into_batch(overload), lib=LIBRARY)
     assert setup_context is not None
-    return direct(name, overload, kernel, setup_context, backward, autocast)
+    return direct(name, overload, setup_context, backward, autocast)
 
 
 def _keep_all_arguments(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
