@@ -27,11 +27,13 @@ if not __package__:  # run as a file
     runpy.run_module("bench.gpu_check", run_name="__main__", alter_sys=True)
     sys.exit()
 
-from . import gpu_build, gpu_stages
+from . import gpu_build, gpu_parity, gpu_stages
 from .gpu_budget import Budget, Outcome, Stage, run_stages
 
 LEAST_TORCH = (2, 11)
 LEAST_TRITON = (3, 6)
+MOST_PROCESSES = 15
+"""Each takes half a gigabyte of the GPU's memory and of the machine's two or three."""
 
 
 def stages(device: str) -> list[Stage]:
@@ -40,9 +42,12 @@ def stages(device: str) -> list[Stage]:
     def stage(name: str, least: float, most: float, run: Any, **options: Any) -> Stage:
         return Stage(name, least, most, functools.partial(run, device, **options))
 
+    # Triton compiles for a processor each; a process more than that holds its share of the GPU for nothing
+    processes = max(min(os.cpu_count() or 1, MOST_PROCESSES), 1)
+
     return [
         stage("Machine", 0, 30, gpu_stages.describe),
-        stage("Against the float64 definition", 20, 170, gpu_stages.parity),
+        stage("Against the float64 definition", 20, 170, gpu_parity.parity, processes=processes),
         stage("Timings", 30, 120, gpu_stages.timings),
         stage("Launches and Python", 5, 20, gpu_stages.launches),
         stage("The same bits every time", 10, 30, gpu_stages.repeatable),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import shutil
 import statistics
@@ -22,38 +21,24 @@ from lmdis_fast import backends
 
 from . import gaussian_splat, heatmap_moments, landmark_pool, tps_warp
 from .gpu_budget import Budget
-from .gpu_calls import Call, calls
+from .gpu_calls import calls
+from .gpu_parity import SIZES as SIZES_OF_PARITY
+from .gpu_parity import Rows, Wrong, gpu_backends, results_and_gradients
 from .harness import Case, Problem
 from .sizes import Sizes
 
-Rows = list[dict[str, Any]]
 Runs = Sequence[Callable[[], object]]
 Samples = list[list[float]]
 #: Times runs in turns for so many seconds; `Timer`, or a test's own.
 Timing = Callable[[Runs, float], Samples]
-#: Odd sizes with tails, a small one, one whose rows are read by 16 bytes; K in registers and in chunks.
-PARITY_SIZES = (((64, 64), 10), ((33, 17), 10), ((48, 80), 30), ((16, 16), 70), ((1, 7), 3))
 #: Size of the stages after parity: the one that it begins with, so that their kernels are compiled by then.
-COMPILED = PARITY_SIZES[0][0]
-#: Error allowed beside twice that of plain PyTorch in the same dtype, relative to the largest value.
-FLOOR = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+COMPILED = SIZES_OF_PARITY[0][0]
 L2_BYTES = 256 * 2**20
 """Written between timed calls, so that none finds its input in the cache."""
 WAIT_CYCLES = 2_000_000
 """About a millisecond."""
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.04e12, "B200": 8.0e12}
 """Bytes a second by the data sheets, for the cards that this program knows."""
-
-
-class Wrong(Exception):
-    """A backend computed something else than the definition, or not the same twice."""
-
-
-def gpu_backends(device: str) -> list[str]:
-    """Backends beside the definition that run on the device, at least for one operator."""
-    names = ("triton", "cuda")
-    probe = [torch.zeros(1, device=device)]
-    return [n for n in names if backends.why_not(n, "heatmap_moments", probe) is None]
 
 
 def describe(device: str, budget: Budget) -> dict[str, str]:
@@ -87,70 +72,6 @@ def _first_line(command: list[str], place: int) -> str:
     return lines[place].strip() if lines else f"no answer ({done.returncode})"
 
 
-def _results_and_gradients(call: Call, leaves: Sequence[Tensor]) -> list[Tensor]:
-    fresh = [leaf.detach().requires_grad_() for leaf in leaves]
-    results = call.run(*fresh)
-    weights = [torch.linspace(0.2, 1.0, r.numel(), device=r.device).cos().bfloat16() for r in results]
-    upstream = [w.to(r.dtype).reshape(r.shape) for w, r in zip(weights, results, strict=True)]
-    return [*(r.detach() for r in results), *torch.autograd.grad(results, fresh, upstream)]
-
-
-def _error(found: Tensor, exact: Tensor) -> float:
-    scale = max(float(exact.abs().max()), 1e-3)
-    return float((found.double() - exact).abs().max()) / scale
-
-
-def parity(device: str, budget: Budget, sizes: Any = PARITY_SIZES, dtypes: Any = tuple(FLOOR)) -> Rows:
-    """Results and gradients of every operator and backend against the float64 definition; one row an operator."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    wrong: list[str] = []
-    # each size once before any comes again with another dtype or layout: compiling may take all of the time
-    kinds = list(itertools.product(dtypes, (False, True)))
-    turns = [
-        (*sizes[i], *kinds[(i + turn) % len(kinds)]) for turn in range(len(kinds)) for i in range(len(sizes))
-    ]
-    for done, (size, landmarks, dtype, channels_last) in enumerate(turns):
-        for call in calls(device, dtype, landmarks, size, channels_last):
-            if budget.left == 0:
-                note = f"time was up: {done} of {len(turns)} sizes, dtypes and layouts were checked"
-                return _checked(rows, wrong, note)
-            place = f"{call.name} K={landmarks} {size} {dtype} channels_last={channels_last}"
-            wrong += _compare(device, call, dtype, place, rows)
-    return _checked(rows, wrong, "")
-
-
-def _compare(
-    device: str, call: Call, dtype: torch.dtype, place: str, rows: dict[tuple[str, str, str], dict[str, Any]]
-) -> list[str]:
-    with backends.use_backend("reference"):
-        exact = _results_and_gradients(call, [leaf.double() for leaf in call.leaves])
-        plain = _results_and_gradients(call, call.leaves)
-    wrong = []
-    for backend in gpu_backends(device):
-        with backends.use_backend(backend):
-            found = _results_and_gradients(call, call.leaves)
-        errors = [_error(f, e) for f, e in zip(found, exact, strict=True)]
-        allowed = [2 * _error(p, e) + FLOOR[dtype] for p, e in zip(plain, exact, strict=True)]
-        if not all(e <= a for e, a in zip(errors, allowed, strict=True)):
-            wrong.append(f"{backend} {place}: errors {errors}, allowed {allowed}")
-        key = backend, call.name, str(dtype).removeprefix("torch.")
-        row = rows.setdefault(
-            key, dict(zip(("backend", "operator", "dtype"), key, strict=True), cases=0, worst=0.0)
-        )
-        row["cases"] += 1
-        row["worst"] = max(row["worst"], *errors)
-    return wrong
-
-
-def _checked(rows: dict[Any, dict[str, Any]], wrong: list[str], note: str) -> Rows:
-    if wrong:
-        raise Wrong("; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""))
-    found = list(rows.values())
-    if note:
-        found.append({"backend": "", "operator": note, "dtype": "", "cases": 0, "worst": 0.0})
-    return found
-
-
 def repeatable(device: str, budget: Budget, times: int = 20, size: tuple[int, int] = COMPILED) -> Rows:
     """The same bits from every call, image gradients with torch's deterministic algorithms."""
     rows = []
@@ -160,9 +81,9 @@ def repeatable(device: str, budget: Budget, times: int = 20, size: tuple[int, in
             for backend in gpu_backends(device):
                 done = 0
                 with backends.use_backend(backend):
-                    first = _results_and_gradients(call, call.leaves)
+                    first = results_and_gradients(call, call.leaves)
                     while done < times and budget.left:
-                        again = _results_and_gradients(call, call.leaves)
+                        again = results_and_gradients(call, call.leaves)
                         done += 1
                         if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
                             raise Wrong(f"{backend} {call.name}: other bits at repetition {done}")
@@ -354,7 +275,7 @@ def launches(device: str, budget: Budget, size: tuple[int, int] = COMPILED, samp
             with torch.no_grad():
                 call.run(*call.leaves)
             forward = len(kernels)
-            _results_and_gradients(call, call.leaves)
+            results_and_gradients(call, call.leaves)
             both = len(kernels) - forward
             _wait(device)
             with torch.no_grad():
@@ -411,5 +332,5 @@ def small_calls(device: str = "cuda") -> None:
     for call in calls(device, torch.float32, 10, COMPILED, False):
         for backend in gpu_backends(device):
             with backends.use_backend(backend):
-                _results_and_gradients(call, call.leaves)
+                results_and_gradients(call, call.leaves)
     _wait(device)

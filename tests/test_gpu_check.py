@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu_build, gpu_check, gpu_stages
+from bench import gpu_build, gpu_check, gpu_parity, gpu_stages
 from bench.gpu_budget import Budget, Outcome, Stage, run_stages
 from bench.sizes import Sizes
 from lmdis_fast import backends
@@ -68,7 +68,7 @@ def test_failed_stage_is_reported_and_the_next_one_runs() -> None:
     clock = Clock()
 
     def broken(budget: Budget) -> None:
-        raise gpu_stages.Wrong("heatmap_moments: 3 is not 4")
+        raise gpu_parity.Wrong("heatmap_moments: 3 is not 4")
 
     found = run_stages(
         [Stage("broken", 0, 10, broken), clock.stage("next", takes=1)], Budget(9, clock), lambda _: None
@@ -111,7 +111,7 @@ def test_versions_are_compared_as_numbers() -> None:
 
 @needs_triton
 def test_parity_on_interpreted_kernels() -> None:
-    rows = gpu_stages.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
+    rows = gpu_parity.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
     operators = {row["operator"].split()[0] for row in rows}
     assert {"heatmap_moments", "landmark_pool", "splat_landmarks", "tps_warp"} <= operators
     assert all(row["cases"] == 2 and row["worst"] < 1e-4 for row in rows)
@@ -126,12 +126,33 @@ def test_parity_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         return coords * 1.01, *rest
 
     monkeypatch.setitem(backends._kernels["triton"], "heatmap_moments", (wrong, why_not))
-    with pytest.raises(gpu_stages.Wrong, match="triton heatmap_moments channels K=3"):
-        gpu_stages.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
+    with pytest.raises(gpu_parity.Wrong, match="triton heatmap_moments channels K=3"):
+        gpu_parity.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
+
+
+@needs_triton
+def test_parity_in_several_processes_is_that_of_one() -> None:
+    asked: dict[str, Any] = {"sizes": [((9, 16), 3)], "dtypes": [torch.float32]}
+    rows = gpu_parity.parity("cpu", Budget(600), processes=2, **asked)
+    assert rows == gpu_parity.parity("cpu", Budget(600), **asked)
+
+
+@needs_triton
+def test_parity_goes_on_after_a_call_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    _, why_not = backends._kernels["triton"]["gaussian_pool"]
+    monkeypatch.setitem(backends._kernels["triton"], "gaussian_pool", (broken, why_not))
+    (turn,) = gpu_parity.turns([((9, 16), 3)], [torch.float32, torch.float16])[:1]
+    found = gpu_parity.compare("cpu", turn, Budget(600))
+    assert len(found.wrong) == 1 and "triton gaussian_pool K=3 (9, 16) torch.float32" in found.wrong[0]
+    assert "RuntimeError: an illegal memory access" in found.wrong[0]
+    assert {"heatmap_moments channels", "tps_warp zeros"} <= {operator for _, operator in found.errors}
 
 
 def test_parity_stops_when_time_is_up() -> None:
-    rows = gpu_stages.parity("cpu", Budget(0))
+    rows = gpu_parity.parity("cpu", Budget(0))
     assert [row["operator"] for row in rows] == [
         "time was up: 0 of 30 sizes, dtypes and layouts were checked"
     ]
