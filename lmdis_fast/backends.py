@@ -136,9 +136,7 @@ def register_kernel(backend: str, op: str, kernel: Kernel, why_not: WhyNot | Non
 
 def register_compiled(op: str) -> bool:
     """Take the compiled extension's CPU kernel of ``op``, if it has one, as backend ``cpu``."""
-    if UNAVAILABLE["cpu"] is not None or not torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"lmdis_fast::{op}", "CPU"
-    ):
+    if UNAVAILABLE["cpu"] is not None or not _has_compiled_kernel(op, "CPU"):
         return False
     compiled = torch.library.get_kernel(f"lmdis_fast::{op}", "CPU")
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
@@ -148,10 +146,10 @@ def register_compiled(op: str) -> bool:
 
 def register_cuda(op: str) -> bool:
     """Take the compiled extension's CUDA kernel of ``op``, if it has one, as backend ``cuda``."""
-    if UNAVAILABLE["cuda"] is not None or not _has_cuda_kernel(op):
+    if UNAVAILABLE["cuda"] is not None or not _has_compiled_kernel(op, "CUDA"):
         return False
     usual, repeatable = _cuda_kernel(op), f"{op}_repeatable"
-    if _has_cuda_kernel(repeatable):
+    if _has_compiled_kernel(repeatable, "CUDA"):
         exact = _cuda_kernel(repeatable)
 
         def kernel(*args: Any) -> Any:
@@ -163,8 +161,11 @@ def register_cuda(op: str) -> bool:
     return True
 
 
-def _has_cuda_kernel(op: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"lmdis_fast::{op}", "CUDA")
+def _has_compiled_kernel(op: str, key: str) -> bool:
+    name = f"lmdis_fast::{op}"
+    # torch 2.11 raises where the operator does not exist, later ones say no
+    known: bool = torch._C._dispatch_has_kernel(name)
+    return known and torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
 def _cuda_kernel(op: str) -> Kernel:

@@ -96,6 +96,22 @@ def test_has_a_kernel_for_every_operator() -> None:
     assert [op for op in OPERATORS if not backends.can_run_cpu(op)] == []
 
 
+def test_operators_that_an_extension_lacks_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 raises where it is asked for a kernel of an operator that nobody has defined."""
+    asked = torch._C._dispatch_has_kernel_for_dispatch_key
+
+    def as_of_2_11(name: str, key: str) -> bool:
+        if not torch._C._dispatch_has_kernel(name):
+            raise RuntimeError(f"operator {name} does not exist")
+        return bool(asked(name, key))
+
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", as_of_2_11)
+    monkeypatch.setitem(backends.UNAVAILABLE, "cuda", None)
+    monkeypatch.setitem(backends.UNAVAILABLE, "cpu", None)
+    assert not backends.register_cuda("not_there")
+    assert not backends.register_compiled("not_there")
+
+
 def test_cuda_extension_loads_without_a_gpu_and_has_the_kernels() -> None:
     """Where torch is built for CUDA; whether there is a GPU is another question."""
     extension("_C_cuda")

@@ -63,7 +63,7 @@ def register_operator(
     for key in (key for key, compiled in found.items() if compiled):
         # In Python the choice is made for these tensors too; a program without Python finds the compiled kernel.
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel.*")
+            warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered kernel.*")
             LIBRARY.impl(name, kernel, key)
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
