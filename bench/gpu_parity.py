@@ -35,7 +35,7 @@ class Wrong(Exception):
 def gpu_backends(device: str) -> list[str]:
     """Backends beside the definition that run on the device, at least for one operator."""
     names = ("triton", "cuda")
-    probe = [torch.zeros(1, device=device)]
+    probe = torch.zeros(1, 2, 4, 4, device=device), "channels"
     return [n for n in names if backends.why_not(n, "heatmap_moments", probe) is None]
 
 

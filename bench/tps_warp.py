@@ -62,17 +62,24 @@ def one_kernel(image: Tensor, weights: Tensor, spline: ThinPlateSpline, lattice:
     return (sample(image, grid.view(n, height, width, 2)),)
 
 
-def kornia_contender(spline: ThinPlateSpline, tolerance: float) -> Contender:
+def operator(image: Tensor, weights: Tensor, spline: ThinPlateSpline) -> Outputs:
+    """This package's."""
+    return (tps_warp(image, dataclasses.replace(spline, weights=weights)),)
+
+
+def given_grid(image: Tensor, _: Tensor, grid: Tensor) -> Outputs:
+    """Without finding where to sample."""
+    return (sample(image, grid),)
+
+
+def by_kornia(image: Tensor, weights: Tensor, spline: ThinPlateSpline) -> Outputs:
     """kornia's warp by the same spline: its affine rows are the constant, x and y."""
     from kornia.geometry.transform import warp_image_tps
 
-    def warp(image: Tensor, weights: Tensor) -> Outputs:
-        n = len(image)
-        centers, affine = spline.centers.expand(n, -1, -1), spline.affine[..., [2, 0, 1]].mT
-        out = warp_image_tps(image.float(), centers, weights, affine, padding_mode="border")
-        return (out.to(image.dtype),)
-
-    return Contender("kornia", "kornia", warp, tolerance)
+    n = len(image)
+    centers, affine = spline.centers.expand(n, -1, -1), spline.affine[..., [2, 0, 1]].mT
+    out = warp_image_tps(image.float(), centers, weights, affine, padding_mode="border")
+    return (out.to(image.dtype),)
 
 
 def work(batch: int, size: int, width: int, variant: Variant) -> tuple[Work, Work]:
@@ -133,18 +140,15 @@ def build(
     )
     y, x = torch.meshgrid(centres(size), centres(size), indexing="ij")
     lattice = torch.stack([x, y], -1).view(-1, 2)
-    grid = spline.grid((size, size))
-
-    def operator(image: Tensor, weights: Tensor) -> Outputs:
-        return (tps_warp(image, dataclasses.replace(spline, weights=weights)),)
-
-    def reference(image: Tensor, weights: Tensor) -> Outputs:
-        return (tps_warp(image, dataclasses.replace(double, weights=weights)),)
-
     tolerance = FLOAT32_SLOPE if gradients else FLOAT32_KERNEL
     by_image = functools.partial(plain, spline=spline, lattice=lattice)
     contenders = [
-        Contender("lmdis_fast", "ours", operator, FLOAT32_SLOPE if gradients else 1.0),
+        Contender(
+            "lmdis_fast",
+            "ours",
+            functools.partial(operator, spline=spline),
+            FLOAT32_SLOPE if gradients else 1.0,
+        ),
         Contender("plain torch", "plain", by_image, tolerance),
     ]
     compiled: Callable[..., Outputs] = by_image
@@ -153,12 +157,14 @@ def build(
         contenders.append(Contender("one kernel for all", "eager", compiled, tolerance))
     contenders.append(Contender("compile", "compile", compiled, tolerance))
     if spline.before is None and importlib.util.find_spec("kornia"):
-        contenders.append(kornia_contender(spline, tolerance))
+        run = functools.partial(by_kornia, spline=spline)
+        contenders.append(Contender("kornia", "kornia", run, tolerance))
     if not gradients:
-        given = Contender("grid_sample, given grid", "given grid", lambda i, _: (sample(i, grid),))
-        contenders.append(given)
+        given = functools.partial(given_grid, grid=spline.grid((size, size)))
+        contenders.append(Contender("grid_sample, given grid", "given grid", given))
     forward, backward = work(batch, size, dtype.itemsize, variant)
     inputs = (image, spline.weights.clone().requires_grad_(gradients))
+    reference = functools.partial(operator, spline=double)
     return Problem(inputs, contenders, reference, forward, backward if gradients else None)
 
 

@@ -1,5 +1,6 @@
 """`bench/gpu_check.py` without a GPU: its time limit with a clock of the test's own, its stages on interpreted kernels."""
 
+import functools
 import json
 import os
 import subprocess
@@ -188,6 +189,37 @@ def test_timings_with_a_timer_of_the_tests_own() -> None:
     assert first["triton, of memory's speed"] == "0%"
     assert {row["operator"] for row in rows[1:]} >= {"landmark_pool", "splat_landmarks", "tps_warp"}
     assert seen[0] == 1 and min(seen[1:]) > 1
+
+
+@pytest.mark.parametrize("room", gpu_stages.ROOMS, ids=lambda room: room.__name__.rpartition(".")[2])
+def test_contenders_leave_no_tensor_behind(room: Any) -> None:
+    """On tensors without memory, which mix with the processor's as little as a GPU's do."""
+    sizes = Sizes(batch=1, landmarks=(2,), pixels=(16,), dtypes=(torch.float32,), extras=False)
+    for case in room.cases(sizes):
+        problem = gpu_stages.moved(case.build(), "meta")
+        with backends.use_backend("reference"):
+            for contender in problem.contenders:
+                results = contender.run(*problem.inputs)
+                assert all(result.is_meta for result in results)
+
+
+def test_backends_of_a_gpu_are_asked_about_tensors_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses = functools.partial(backends.not_for_cuda, "heatmap_moments", device_type="cpu")
+    monkeypatch.setitem(backends.UNAVAILABLE, "cuda", None)
+    monkeypatch.setitem(backends._kernels["cuda"], "heatmap_moments", (lambda *_: None, refuses))
+    assert "cuda" in gpu_parity.gpu_backends("cpu")
+    assert "cuda" not in gpu_parity.gpu_backends("meta")
+
+
+def test_a_program_that_fails_under_the_sanitizer_is_no_clean_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho IndexError: tuple index out of range >&2\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(gpu_parity.Wrong, match=r"memcheck: .*IndexError"):
+        gpu_stages.sanitizer("cuda", Budget(60))
 
 
 def test_known_cards_are_held_to_their_data_sheet() -> None:
