@@ -27,7 +27,7 @@ if not __package__:  # run as a file
     runpy.run_module("bench.gpu_check", run_name="__main__", alter_sys=True)
     sys.exit()
 
-from . import gpu_build, gpu_parity, gpu_stages
+from . import gpu_build, gpu_parity, gpu_stages, gpu_training
 from .gpu_budget import Budget, Outcome, Stage, run_stages
 
 LEAST_TORCH = (2, 11)
@@ -48,6 +48,7 @@ def stages(device: str) -> list[Stage]:
     return [
         stage("Machine", 0, 30, gpu_stages.describe),
         stage("Against the float64 definition", 20, 170, gpu_parity.parity, processes=processes),
+        stage("Training steps", 30, 90, gpu_training.training),
         stage("Timings", 30, 120, gpu_stages.timings),
         stage("Launches and Python", 5, 20, gpu_stages.launches),
         stage("The same bits every time", 10, 30, gpu_stages.repeatable),

@@ -70,15 +70,24 @@ QUICK = Plan(("small-64",), seconds=0, rounds=(1, 1), profiled=1, images=64)
 class Trainer:
     """The loop's body of `lmdis_fast.train.train`, with a stamp after each stage."""
 
-    def __init__(self, preset: Preset, precision: Precision, threads: int, images: int) -> None:
-        self.config = config = check_config(replace(preset_config(preset), threads=threads))
+    def __init__(
+        self,
+        preset: Preset,
+        precision: Precision,
+        threads: int,
+        images: int,
+        device: str = "cpu",
+    ) -> None:
+        config = replace(preset_config(preset), threads=threads, device=device)
+        self.config = config = check_config(config)
         data = open_dataset([f"puppets:{images}"], config.image_size, progress=False)
         self.loader = BatchLoader(data, data.train_indices(), config.batch_size, config.seed)
         torch.manual_seed(config.seed)
         self.model = LandmarkAutoencoder(config.model)
         self.model.precision = precision
+        self.model.to(device)
         self.optimizer = build_optimizer(self.model, config.optimizer)
-        self.meter = Meter(torch.device("cpu"))
+        self.meter = Meter(torch.device(device))
         self.number = 0
 
     def step(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu_build, gpu_check, gpu_parity, gpu_stages
+from bench import gpu_build, gpu_check, gpu_parity, gpu_stages, gpu_training
 from bench.gpu_budget import Budget, Outcome, Stage, run_stages
 from bench.sizes import Sizes
 from lmdis_fast import backends
@@ -220,6 +220,44 @@ def test_a_program_that_fails_under_the_sanitizer_is_no_clean_one(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(gpu_parity.Wrong, match=r"memcheck: .*IndexError"):
         gpu_stages.sanitizer("cuda", Budget(60))
+
+
+def test_training_steps_of_a_backend_are_compared_with_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["cpu"])
+    plain, cpu = gpu_training.training("cpu", Budget(600), ("small-64",), steps=2)
+    assert (plain["backend"], cpu["backend"]) == ("reference", "cpu")
+    assert plain["first loss"] == pytest.approx(cpu["first loss"], rel=1e-3)
+    assert cpu["images/s"] > 0 and cpu["last loss"] != cpu["first loss"]
+
+
+def test_training_step_that_fails_is_told_of_as_it_fails_without_running_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        if env["LMDIS_FAST_BACKEND"] == "reference":
+            return subprocess.CompletedProcess(
+                command, 0, json.dumps({"images/s": 9.0, "first loss": 1.0}), ""
+            )
+        where = "render_gaussians" if env.get("CUDA_LAUNCH_BLOCKING") else "cublasGemm"
+        return subprocess.CompletedProcess(command, 1, "", f"an illegal memory access in {where}")
+
+    monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["cuda"])
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(
+        gpu_parity.Wrong, match=r"small-64, cuda: with CUDA_LAUNCH_BLOCKING=1: .*render_gaussians"
+    ):
+        gpu_training.training("cuda", Budget(600))
+
+
+def test_training_step_with_another_loss_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        loss = 1.0 if env["LMDIS_FAST_BACKEND"] == "reference" else 1.1
+        return subprocess.CompletedProcess(command, 0, json.dumps({"images/s": 9.0, "first loss": loss}), "")
+
+    monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["triton"])
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(gpu_parity.Wrong, match=r"small-64, triton: first loss 1\.1, 1\.0 expected"):
+        gpu_training.training("cuda", Budget(600))
 
 
 def test_known_cards_are_held_to_their_data_sheet() -> None:
