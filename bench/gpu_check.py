@@ -1,7 +1,7 @@
 """`python bench/gpu_check.py`: everything that can only be known with a GPU, in one command within eight minutes.
 
-Checks every operator's GPU kernels against the float64 definition, that they repeat their bits and can be captured in a
-CUDA graph, looks for memory errors where compute-sanitizer is installed, and times them. Installs nothing; in a checkout
+Checks every operator's GPU kernels against the float64 definition, steps of training with each backend, that kernels
+repeat their bits and can be captured in a CUDA graph, looks for memory errors where compute-sanitizer is installed, and times them. Installs nothing; in a checkout
 that has no CUDA extension it compiles one beside the sources, for this GPU alone, where nvcc is. Needs torch 2.11 or newer
 and, for Triton's kernels, triton 3.6 or newer. Writes one Markdown file and one JSON file.
 """
@@ -33,7 +33,18 @@ from .gpu_budget import Budget, Outcome, Stage, run_stages
 LEAST_TORCH = (2, 11)
 LEAST_TRITON = (3, 6)
 MOST_PROCESSES = 15
-"""Each takes half a gigabyte of the GPU's memory and of the machine's two or three."""
+MEMORY_OF_A_PROCESS = 2**30, 3 * 2**30
+"""Bytes of the GPU's memory and of the machine's, of which there has to be twice as much."""
+
+
+def processes_for(device: str) -> int:
+    """One for each processor, because Triton compiles in them, as far as memory allows."""
+    of_gpu, of_machine = MEMORY_OF_A_PROCESS
+    bounds = [MOST_PROCESSES, len(os.sched_getaffinity(0))]
+    bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * of_machine))
+    if torch.cuda.is_available():
+        bounds.append(torch.cuda.get_device_properties(device).total_memory // (2 * of_gpu))
+    return max(min(bounds), 1)
 
 
 def stages(device: str) -> list[Stage]:
@@ -42,8 +53,7 @@ def stages(device: str) -> list[Stage]:
     def stage(name: str, least: float, most: float, run: Any, **options: Any) -> Stage:
         return Stage(name, least, most, functools.partial(run, device, **options))
 
-    # Triton compiles for a processor each; a process more than that holds its share of the GPU for nothing
-    processes = max(min(os.cpu_count() or 1, MOST_PROCESSES), 1)
+    processes = processes_for(device)
 
     return [
         stage("Machine", 0, 30, gpu_stages.describe),

@@ -120,7 +120,9 @@ def _compared(
     ) as pool:
         begun = {pool.submit(compare_until, device, turn, deadline): turn for turn in asked}
         for future in concurrent.futures.as_completed(begun):
-            yield begun[future], future.result()
+            turn, error = begun[future], future.exception()
+            lost = Compared(wrong=[f"{turn}: {error!r}"], complete=False)  # a process that was killed, say
+            yield turn, lost if error is not None else future.result()
 
 
 def compare_until(device: str, turn: Turn, deadline: float) -> Compared:
@@ -130,8 +132,17 @@ def compare_until(device: str, turn: Turn, deadline: float) -> Compared:
 
 
 def compare(device: str, turn: Turn, budget: Budget) -> Compared:
-    """All operators of a turn, each by itself: a call that fails is one that is wrong."""
+    """All operators of a turn, each by itself: a call that fails is one that is wrong, and named before what fails with it."""
     found = Compared()
+    try:
+        _compare_calls(device, turn, budget, found)
+    except Exception as error:  # a GPU's fault is told again by whatever comes next
+        found.wrong.append(f"{turn}: {type(error).__name__}: {error}")
+        found.complete = False
+    return found
+
+
+def _compare_calls(device: str, turn: Turn, budget: Budget, found: Compared) -> None:
     for call in calls(device, turn.dtype, turn.landmarks, turn.size, turn.channels_last):
         if budget.left == 0:
             found.complete = False
@@ -152,7 +163,6 @@ def compare(device: str, turn: Turn, budget: Budget) -> Compared:
             found.errors[backend, call.name] = max(errors)
             if not all(e <= a for e, a in zip(errors, allowed, strict=True)):
                 found.wrong.append(f"{place}: errors {errors}, allowed {allowed}")
-    return found
 
 
 def results_and_gradients(call: Call, leaves: Sequence[Tensor]) -> list[Tensor]:

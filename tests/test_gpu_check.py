@@ -160,6 +160,38 @@ def test_parity_stops_when_time_is_up() -> None:
 
 
 @needs_triton
+def test_a_fault_that_stays_is_told_with_the_call_that_it_began_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = gpu_parity.calls
+    failed: list[str] = []
+
+    def broken(*args: Any) -> Any:
+        failed.append("gaussian_pool")
+        raise RuntimeError("an illegal memory access was encountered")
+
+    def on_a_broken_device(*args: Any) -> Any:
+        for call in asked(*args):
+            if failed:
+                raise RuntimeError("still an illegal memory access")
+            yield call
+
+    _, why_not = backends._kernels["triton"]["gaussian_pool"]
+    monkeypatch.setitem(backends._kernels["triton"], "gaussian_pool", (broken, why_not))
+    monkeypatch.setattr(gpu_parity, "calls", on_a_broken_device)
+    with pytest.raises(
+        gpu_parity.Wrong, match=r"triton gaussian_pool K=3 .*; .*: RuntimeError: still an illegal"
+    ):
+        gpu_parity.parity("cpu", Budget(600), sizes=[((9, 16), 3)], dtypes=[torch.float32])
+
+
+def test_processes_of_parity_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(gpu_check.os, "sysconf", lambda name: 4096 if "SIZE" in name else 32 * 2**30 // 4096)
+    assert gpu_check.processes_for("cpu") == 5
+    monkeypatch.setattr(gpu_check.os, "sysconf", lambda name: 4096 if "SIZE" in name else 2**30 // 4096)
+    assert gpu_check.processes_for("cpu") == 1
+
+
+@needs_triton
 def test_repetitions_and_launches_on_interpreted_kernels() -> None:
     rows = gpu_stages.repeatable("cpu", Budget(600), times=1, size=(9, 16))
     assert len(rows) >= 10 and all(row["repetitions"] == 1 for row in rows)
@@ -227,7 +259,7 @@ def test_training_steps_of_a_backend_are_compared_with_plain_pytorch(monkeypatch
     plain, cpu = gpu_training.training("cpu", Budget(600), ("small-64",), steps=2)
     assert (plain["backend"], cpu["backend"]) == ("reference", "cpu")
     assert plain["first loss"] == pytest.approx(cpu["first loss"], rel=1e-3)
-    assert cpu["images/s"] > 0 and cpu["last loss"] != cpu["first loss"]
+    assert cpu["images/s"] > 0 and cpu["loss, second half"] != cpu["first loss"]
 
 
 def test_training_step_that_fails_is_told_of_as_it_fails_without_running_ahead(
@@ -247,6 +279,18 @@ def test_training_step_that_fails_is_told_of_as_it_fails_without_running_ahead(
         gpu_parity.Wrong, match=r"small-64, cuda: with CUDA_LAUNCH_BLOCKING=1: .*render_gaussians"
     ):
         gpu_training.training("cuda", Budget(600))
+
+
+def test_training_that_time_was_up_for_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        if env["LMDIS_FAST_BACKEND"] == "triton":
+            raise subprocess.TimeoutExpired(command, 60)
+        return subprocess.CompletedProcess(command, 0, json.dumps({"images/s": 9.0, "first loss": 1.0}), "")
+
+    monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["triton"])
+    monkeypatch.setattr(subprocess, "run", run)
+    rows = gpu_training.training("cuda", Budget(600))
+    assert [row["images/s"] for row in rows] == [9.0, "not finished in the time there was"] * 2
 
 
 def test_training_step_with_another_loss_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
