@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 from .gpu_budget import Budget
+from .gpu_build import run_within
 from .gpu_parity import Rows, Wrong, gpu_backends
 
 Preset = Literal["small-64", "paper-80"]
@@ -60,15 +60,7 @@ def _in_a_process(preset: Preset, device: str, backend: str, steps: int, budget:
     said = ""
     for more in ({}, {"CUDA_LAUNCH_BLOCKING": "1"}):
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", program],
-                cwd=Path(__file__).parents[1],
-                env={**environment, **more},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=max(budget.left, 1),
-            )
+            done = run_within(max(budget.left, 1), [sys.executable, "-c", program], {**environment, **more})
         except subprocess.TimeoutExpired:
             return {"failed": said} if said else {"images/s": "not finished in the time there was"}
         if done.returncode == 0:

@@ -78,8 +78,7 @@ class Trainer:
         images: int,
         device: str = "cpu",
     ) -> None:
-        config = replace(preset_config(preset), threads=threads, device=device)
-        self.config = config = check_config(config)
+        self.config = config = check_config(replace(preset_config(preset), threads=threads, device=device))
         data = open_dataset([f"puppets:{images}"], config.image_size, progress=False)
         self.loader = BatchLoader(data, data.train_indices(), config.batch_size, config.seed)
         torch.manual_seed(config.seed)

@@ -145,7 +145,7 @@ def test_parity_goes_on_after_a_call_that_fails(monkeypatch: pytest.MonkeyPatch)
 
     _, why_not = backends._kernels["triton"]["gaussian_pool"]
     monkeypatch.setitem(backends._kernels["triton"], "gaussian_pool", (broken, why_not))
-    (turn,) = gpu_parity.turns([((9, 16), 3)], [torch.float32, torch.float16])[:1]
+    turn = gpu_parity.turns([((9, 16), 3)], [torch.float32])[0]
     found = gpu_parity.compare("cpu", turn, Budget(600))
     assert len(found.wrong) == 1 and "triton gaussian_pool K=3 (9, 16) torch.float32" in found.wrong[0]
     assert "RuntimeError: an illegal memory access" in found.wrong[0]
@@ -265,7 +265,7 @@ def test_training_steps_of_a_backend_are_compared_with_plain_pytorch(monkeypatch
 def test_training_step_that_fails_is_told_of_as_it_fails_without_running_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+    def run_within(_: float, command: list[str], env: dict[str, str]) -> Any:
         if env["LMDIS_FAST_BACKEND"] == "reference":
             return subprocess.CompletedProcess(
                 command, 0, json.dumps({"images/s": 9.0, "first loss": 1.0}), ""
@@ -274,7 +274,7 @@ def test_training_step_that_fails_is_told_of_as_it_fails_without_running_ahead(
         return subprocess.CompletedProcess(command, 1, "", f"an illegal memory access in {where}")
 
     monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["cuda"])
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(gpu_training, "run_within", run_within)
     with pytest.raises(
         gpu_parity.Wrong, match=r"small-64, cuda: with CUDA_LAUNCH_BLOCKING=1: .*render_gaussians"
     ):
@@ -282,24 +282,24 @@ def test_training_step_that_fails_is_told_of_as_it_fails_without_running_ahead(
 
 
 def test_training_that_time_was_up_for_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+    def run_within(_: float, command: list[str], env: dict[str, str]) -> Any:
         if env["LMDIS_FAST_BACKEND"] == "triton":
             raise subprocess.TimeoutExpired(command, 60)
         return subprocess.CompletedProcess(command, 0, json.dumps({"images/s": 9.0, "first loss": 1.0}), "")
 
     monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["triton"])
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(gpu_training, "run_within", run_within)
     rows = gpu_training.training("cuda", Budget(600))
     assert [row["images/s"] for row in rows] == [9.0, "not finished in the time there was"] * 2
 
 
 def test_training_step_with_another_loss_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], env: dict[str, str], **_: Any) -> Any:
+    def run_within(_: float, command: list[str], env: dict[str, str]) -> Any:
         loss = 1.0 if env["LMDIS_FAST_BACKEND"] == "reference" else 1.1
         return subprocess.CompletedProcess(command, 0, json.dumps({"images/s": 9.0, "first loss": loss}), "")
 
     monkeypatch.setattr(gpu_training, "gpu_backends", lambda _: ["triton"])
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(gpu_training, "run_within", run_within)
     with pytest.raises(gpu_parity.Wrong, match=r"small-64, triton: first loss 1\.1, 1\.0 expected"):
         gpu_training.training("cuda", Budget(600))
 
