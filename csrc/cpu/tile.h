@@ -34,10 +34,10 @@ LM_FUNCTION Cut cut_into(const Maps& maps, int64_t pixels, int most_rows, int64_
   cut.bands = bands_of(maps, band_pixels);
   return cut;
 }
-// Buffers of 40 KB.
+// Buffers of 80 KB.
 template <class A>
-LM_FUNCTION Cut cut_of(const Maps& maps, int channels, int64_t band_pixels = 4096) {
-  return cut_into<A>(maps, 40960 / (int64_t(sizeof(A)) * (channels < 8 ? 8 : channels)), 4, band_pixels);
+LM_FUNCTION Cut cut_of(const Maps& maps, int channels) {
+  return cut_into<A>(maps, 81920 / (int64_t(sizeof(A)) * (channels < 8 ? 8 : channels)), 4, 4096);
 }
 // 4 KB of each plane: the longer a tile, the more seldom a product's sums leave the registers. The weights, at most
 // 128 KB, may then lie in the second cache.
@@ -113,30 +113,6 @@ LM_FUNCTION S* address(const Maps& maps, int64_t n, int64_t c, int64_t y, int64_
   return static_cast<S*>(maps.data) + n * maps.stride_n + c * maps.stride_c + y * maps.stride_h + x * maps.stride_w;
 }
 
-// Whether a result is on whole aligned vectors, of half a line at least, and too large to stay in a cache until it is
-// read, so that it should be streamed: in the rows of its planes or, with interleaved channels, in whole tiles, which
-// then are one run.
-template <class S>
-LM_FUNCTION bool large_and_aligned(const Maps& maps) {
-  const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
-  return V * sizeof(S) >= 32 && bytes >= (4 << 20) && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
-         maps.stride_n % V == 0 && maps.stride_h % V == 0;
-}
-template <class S>
-LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
-  const int64_t V = lanes<arithmetic<S>>::count;
-  // half lines of planes that are whole pages apart are slower streamed (bench/README.md)
-  const bool halves = LM_BYTES < 64, pages = maps.stride_c * int64_t(sizeof(S)) % 4096 == 0;
-  return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps) && !(halves && pages) &&
-         maps.stride_c % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0 &&
-         maps.stride_h * int64_t(sizeof(S)) % 64 == 0;  // half lines would be slow
-}
-template <class S>
-LM_FUNCTION bool streams_pixels(const Maps& maps, const Cut& cut) {
-  return layout_of(maps) == Layout::interleaved && large_and_aligned<S>(maps) && maps.stride_w == maps.c &&
-         maps.stride_h == maps.w * maps.c && cut.tile_columns == maps.w;
-}
-
 // Contiguous runs of a planar tile: the whole tile where its rows follow each other in tensor and buffer alike.
 struct Runs {
   int count, length;
@@ -144,6 +120,40 @@ struct Runs {
 LM_FUNCTION Runs runs_of(const Maps& maps, const Tile& tile) {
   const bool joined = maps.stride_h == tile.columns && tile.pitch == tile.columns;
   return joined ? Runs{1, tile.rows * tile.columns} : Runs{tile.rows, tile.columns};
+}
+
+// Whether a result of at least `least` bytes is on whole aligned vectors. Too large to stay in a cache until it is
+// read, it should be streamed if its lines are then written at once: `streams_runs` where tiles are written plane by
+// plane; `streams` where a vector of each plane is written at a time, which has to be half a line at least;
+// `streams_pixels` where whole tiles of interleaved channels are one run.
+template <class S>
+LM_FUNCTION bool large_and_aligned(const Maps& maps, int64_t least) {
+  const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
+  return V * sizeof(S) >= 16 && bytes >= least && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
+         maps.stride_n % V == 0 && maps.stride_h % V == 0;
+}
+template <class S>
+LM_FUNCTION bool streams_runs(const Maps& maps, const Cut& cut) {
+  const int64_t V = lanes<arithmetic<S>>::count;
+  const Runs runs = runs_of(maps, Tile{0, 0, 0, cut.tile_rows, cut.tile_columns, cut.tile_columns});
+  const int64_t bytes = runs.length * int64_t(sizeof(S));
+  return layout_of(maps) == Layout::planar && large_and_aligned<S>(maps, 2 << 20) && maps.stride_c % V == 0 &&
+         maps.w % V == 0 && cut.tile_columns % V == 0 && (bytes % 64 == 0 || bytes >= 512);
+}
+template <class S>
+LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
+  const int64_t V = lanes<arithmetic<S>>::count;
+  // half lines of planes that are whole pages apart are slower streamed (bench/README.md)
+  const bool halves = LM_BYTES < 64, pages = maps.stride_c * int64_t(sizeof(S)) % 4096 == 0;
+  return layout_of(maps) == Layout::planar && V * sizeof(S) >= 32 && large_and_aligned<S>(maps, 4 << 20) &&
+         !(halves && pages) && maps.stride_c % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0 &&
+         maps.stride_h * int64_t(sizeof(S)) % 64 == 0;  // half lines would be slow
+}
+template <class S>
+LM_FUNCTION bool streams_pixels(const Maps& maps, const Cut& cut) {
+  return layout_of(maps) == Layout::interleaved && lanes<arithmetic<S>>::count * sizeof(S) >= 32 &&
+         large_and_aligned<S>(maps, 4 << 20) && maps.stride_w == maps.c && maps.stride_h == maps.w * maps.c &&
+         cut.tile_columns == maps.w;
 }
 
 // ---- transposition -------------------------------------------------------------------------------------------------
