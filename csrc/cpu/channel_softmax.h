@@ -107,10 +107,7 @@ struct ChannelSoftmax {
     constexpr int line = 64 / sizeof(S);
     const int64_t stride = logits.stride_c, pitch = plane_pitch;  // copies, which what is stored cannot change
     const Exponential<A> exponential = this->exponential;
-    for (int x = 0; x < length; x += V) {
-      if (x % line == 0)
-#pragma GCC unroll 3
-        for (int c = 0; c < C; ++c) fetch(next + c * stride + x);
+    const auto at = [=](int x) __attribute__((always_inline)) {
       vec<A> sum = first ? vec<A>{} : load(sums + x), square = first ? vec<A>{} : load(squares + x);
 #pragma GCC unroll 3
       for (int c = 0; c < C; ++c) {
@@ -122,7 +119,15 @@ struct ChannelSoftmax {
       }
       store(sums + x, sum);
       store(squares + x, square);
+    };
+    int x = 0;
+    for (; x + line <= length; x += line) {
+#pragma GCC unroll 3
+      for (int c = 0; c < C; ++c) fetch(next + c * stride + x);
+#pragma GCC unroll 4
+      for (int g = 0; g < line; g += V) at(x + g);
     }
+    for (; x < length; x += V) at(x);
   }
 
   // Vectors at one place of all planes, from `z` or, without it, from the weights themselves; of a last vector only
