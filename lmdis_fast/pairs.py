@@ -42,7 +42,7 @@ def jitter_colour(images: Tensor, contrast: Tensor, brightness: Tensor) -> Tenso
     """contrast (N,) about each image's mean colour, plus brightness (N,), clipped to [0, 1]."""
     mean = images.mean((2, 3), keepdim=True)
     contrast, brightness = (t.to(images.device)[:, None, None, None] for t in (contrast, brightness))
-    return ((images - mean) * contrast + mean + brightness).clamp(0, 1)
+    return torch.addcmul(mean * (1 - contrast) + brightness, images, contrast).clamp_(0, 1)
 
 
 def make_pair(model: LandmarkAutoencoder, batch: Batch, config: TrainConfig, step: int) -> Pair:

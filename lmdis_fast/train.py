@@ -107,9 +107,12 @@ def loss_terms(
     return terms, (mapped - coords[:count]).detach().norm(dim=-1).mean() * (size / 2)
 
 
-def update(model: LandmarkAutoencoder, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step of the optimiser; returns the gradients' norm. A step that is not finite never reaches the weights."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # torch.nn.utils.get_total_norm without its sorting by device, which costs as much again
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     # As torch's GradScaler sets it: Adam's fused step skips itself where this is 1, with no wait for it.
     vars(optimizer)["found_inf"] = (~torch.isfinite(loss + norm)).float()
     optimizer.step()
@@ -238,14 +241,15 @@ def train(config: TrainConfig, command: str = "") -> int:
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-            model.train()
+            if not model.training:  # since a snapshot; telling every layer takes a millisecond
+                model.train()
             pair = make_pair(model, loader.batch(step), config, step)
             output = model.forward_pair(pair.padded, **config.halves)
             terms, pixels = loss_terms(pair, output, config, fraction)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            norm = update(model, optimizer, loss)
+            norm = update(optimizer, loss)
             meter.add(step, [*terms.values(), norm, loss, pixels])
             step += 1
 

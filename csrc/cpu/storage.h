@@ -139,8 +139,8 @@ LM_FUNCTION void stream_fence() {
 #endif
 }
 
-// Into the second cache: between a tile's planes and the tile below lies more than the first one holds, whose buffers
-// for lines on their way are too few besides (bench/README.md, heatmap_moments).
+// Into the second cache, from where the first is filled quickly: what is fetched ahead may be more than the first one's
+// buffers for lines on their way.
 template <class S>
 LM_FUNCTION void fetch(const S* p) {
   __builtin_prefetch(p, 0, 2);

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lmdis_fast.data.order import sample_rng
+from lmdis_fast.data.order import SampleRng, sample_rng
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -140,8 +140,9 @@ def random_warp(
     count, points = len(samples), config.grid**2
     normal = np.empty((count, 2 * points + 6))
     uniform = np.empty((count, 2))
+    rngs = SampleRng()
     for i in range(count):
-        rng = sample_rng(seed, int(epochs[i]), int(samples[i]), step, WARP_STREAM + 16 * image)
+        rng = rngs.at(seed, int(epochs[i]), int(samples[i]), step, WARP_STREAM + 16 * image)
         rng.standard_normal(out=normal[i])
         rng.random(out=uniform[i])
     angle = np.deg2rad(config.rotation_degrees) * normal[:, -6]
@@ -166,8 +167,9 @@ def random_colour(
     count = len(samples)
     uniform = np.empty((count, 2))
     if config.per_image:
+        rngs = SampleRng()
         for i in range(count):
-            rng = sample_rng(seed, int(epochs[i]), int(samples[i]), step, COLOUR_STREAM + 16 * image)
+            rng = rngs.at(seed, int(epochs[i]), int(samples[i]), step, COLOUR_STREAM + 16 * image)
             rng.random(out=uniform[i])
     else:
         uniform[:] = sample_rng(seed, 0, 0, step, BATCH_COLOUR_STREAM + 16 * image).random(2)

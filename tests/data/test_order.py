@@ -19,6 +19,7 @@ from lmdis_fast.data import (
     sample_rng,
     shard,
 )
+from lmdis_fast.data.order import SampleRng
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +210,14 @@ def test_subsets(data: ImageData) -> None:
     np.testing.assert_array_equal(picked.landmarks[0], data.landmarks[5])
     with pytest.raises(ValueError, match="no image has split 'val'; this data set has test, train"):
         data.subset("val")
+
+
+def test_one_generator_for_many_samples_draws_what_new_ones_draw() -> None:
+    rngs = SampleRng()
+    for numbers in [(1, 2, 3, 4, 5), (2**64 - 1, 0, 2**64 - 1, 7, 16), (1, 2, 3, 4, 5)]:
+        rng, new = rngs.at(*numbers), sample_rng(*numbers)
+        np.testing.assert_array_equal(rng.standard_normal(7), new.standard_normal(7))
+        # half a word is left over: the next sample must not see it
+        np.testing.assert_array_equal(rng.integers(0, 9, 3, np.int32), new.integers(0, 9, 3, np.int32))
+    with pytest.raises(ValueError, match=r"SampleRng: step must be .* got -1"):
+        rngs.at(0, 0, 0, -1, 0)
