@@ -85,12 +85,12 @@ struct WindowPool {
     axes(band.n, along_x, along_y);
     memset(by_x, 0, sizeof(A) * landmarks() * wide());
     memset(by_y, 0, sizeof(A) * landmarks() * cut.band_rows);
-    const bool streaming = call.need_features && streams<S>(call.grad_features, cut);
+    const Writing writing = call.need_features ? writing_of<S>(call.grad_features, cut) : Writing::cached;
     band.walk([&](const Tile& tile) { weigh(band, tile, along_x, along_y); },
               [&](const Tile& tile) {
                 if (call.need_features)
                   spread_to<S>(call.grad_features, tile, grad, S_, 1, band.q, band.pixels, landmarks(), 0, int(S_),
-                               band.more, band.pixels, band.staging, streaming);
+                               band.more, band.pixels, band.staging, writing);
                 if (!call.need_landmarks) return;
                 with_planes<S>(maps(), tile, 0, int(S_), band.planes, band.pixels, band.staging,
                                [&](const auto* features, int64_t pitch, int64_t ahead) {
@@ -101,7 +101,7 @@ struct WindowPool {
                   add_marginals<A>(band.q + k * band.pixels, band.more + k * band.pixels, nullptr, tile,
                                    by_x + k * wide() + tile.x, by_y + k * cut.band_rows + (tile.y - band.y), nullptr);
               });
-    if (streaming) stream_fence();
+    if (writing != Writing::cached) stream_fence();
     for (int64_t k = 0; k < landmarks() && call.need_landmarks; ++k) {
       memcpy(columns(task) + k * maps().w, by_x + k * wide(), sizeof(A) * maps().w);
       memcpy(rows(band.n) + k * maps().h + band.y, by_y + k * cut.band_rows, sizeof(A) * band.height);

@@ -46,56 +46,6 @@ LM_FUNCTION void add_marginals(int rows, int width, Weight weight, const A* u, A
   if (r < rows) add_rows<A, 1, sums, firsts>(r, width, weight, u, columns, row_sums, row_firsts);
 }
 
-// The same of R rows of P planes of a tile, w being the product of `values` and of `factors`, which all planes share:
-// it is not rounded before it is added where there are fused multiply-adds.
-template <class A, int R, int P>
-LM_FUNCTION void add_products(const A* values, int64_t plane, const A* factors, int pitch, int width, A* columns,
-                              int64_t column_plane, A* row_sums, int64_t row_plane) {
-  const int V = lanes<A>::count;
-  vec<A> sum[P][R] = {};
-  for (int x = 0; x < width; x += V) {
-    vec<A> factor[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) factor[r] = load(factors + r * pitch + x);
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      vec<A> column = load(columns + p * column_plane + x);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const vec<A> value = load(values + p * plane + r * pitch + x);
-        column += value * factor[r];
-        sum[p][r] += value * factor[r];
-      }
-      store(columns + p * column_plane + x, column);
-    }
-  }
-  for (int p = 0; p < P; ++p) {
-    A found[R];
-    sum_lanes<A>(sum[p], found);
-    for (int r = 0; r < R; ++r) row_sums[p * row_plane + r] += found[r];
-  }
-}
-
-// Of all rows and `count` planes.
-template <class A>
-static void add_products(const A* values, int64_t plane, int count, const A* factors, const Tile& tile, A* columns,
-                         int64_t column_plane, A* row_sums, int64_t row_plane) {
-  const auto rows = [ =, &tile ]<int R>(int r, constant<R>) __attribute__((always_inline)) {
-    const auto planes = [ =, &tile ]<int P>(int p, constant<P>) __attribute__((always_inline)) {
-      add_products<A, R, P>(values + p * plane + r * tile.pitch, plane, factors + r * tile.pitch, tile.pitch,
-                            tile.pitch, columns + p * column_plane, column_plane, row_sums + p * row_plane + r,
-                            row_plane);
-    };
-    int p = 0;
-    for (; p + 2 <= count; p += 2) planes(p, constant<2>{});
-    if (p < count) planes(p, constant<1>{});
-  };
-  int r = 0;
-  for (; r + 4 <= tile.rows; r += 4) rows(r, constant<4>{});
-  if (r + 2 <= tile.rows) rows(r, constant<2>{}), r += 2;
-  if (r < tile.rows) rows(r, constant<1>{});
-}
-
 // The same of one plane of a tile, w being `values`, or values * factors where those are given.
 template <class A>
 static void add_marginals(const A* values, const A* factors, const A* u, const Tile& tile, A* columns, A* row_sums,

@@ -227,14 +227,23 @@ LM_FUNCTION arithmetic<S> pooled_sum(const Maps& maps, const arithmetic<S>* sums
 template <class S>
 static void spread_to(const Maps& maps, const Tile& tile, const arithmetic<S>* weights, int64_t step_i, int64_t step_j,
                       const arithmetic<S>* in, int64_t in_pitch, int inputs, int64_t first, int outputs,
-                      arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch, bool streaming) {
+                      arithmetic<S>* buffer, int64_t buffer_pitch, arithmetic<S>* scratch, Writing writing) {
   using A = arithmetic<S>;
+  if (writing == Writing::runs) {
+    for (int j = 0, some; j < outputs; j += some) {
+      some = outputs - j < 4 ? outputs - j : 4;
+      spread<A>(weights + j * step_j, step_i, step_j, in, in_pitch, inputs, buffer, buffer_pitch, some,
+                tile.rows * tile.pitch);
+      unstage<S>(maps, tile, first + j, some, buffer, buffer_pitch, scratch, true);
+    }
+    return;
+  }
   if (layout_of(maps) == Layout::planar) {
     const Runs runs = runs_of(maps, tile);
     for (int run = 0; run < runs.count; ++run) {
       const A* from = in + run * tile.pitch;
       S* to = address<S>(maps, tile.n, first, tile.y + run, tile.x);
-      if (streaming)
+      if (writing == Writing::vectors)
         spread<S, true>(weights, step_i, step_j, from, in_pitch, inputs, to, maps.stride_c, outputs, runs.length);
       else
         spread<S, false>(weights, step_i, step_j, from, in_pitch, inputs, to, maps.stride_c, outputs, runs.length);

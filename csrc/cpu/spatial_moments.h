@@ -221,7 +221,7 @@ struct SpatialMoments {
         expected[k] *= sums[k];
       }
     }
-    const bool direct = layout_of(call.grad) == Layout::planar, streaming = streams<S>(call.grad, cut);
+    const bool direct = layout_of(call.grad) == Layout::planar, streaming = streams_runs<S>(call.grad, cut);
     const bool streaming_pixels = streams_pixels<S>(call.grad, cut);
     walk(n, c0, channels, planes, pixels, staging, !marginals && !resident,
          [&](const Tile& tile, const auto* from, int64_t row, int64_t plane) {

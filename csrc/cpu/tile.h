@@ -122,16 +122,17 @@ LM_FUNCTION Runs runs_of(const Maps& maps, const Tile& tile) {
   return joined ? Runs{1, tile.rows * tile.columns} : Runs{tile.rows, tile.columns};
 }
 
-// Whether a result of at least `least` bytes is on whole aligned vectors. Too large to stay in a cache until it is
-// read, it should be streamed if its lines are then written at once: `streams_runs` where tiles are written plane by
-// plane; `streams` where a vector of each plane is written at a time, which has to be half a line at least;
-// `streams_pixels` where whole tiles of interleaved channels are one run.
+// Whether a result of at least `least` bytes is on whole aligned vectors.
 template <class S>
 LM_FUNCTION bool large_and_aligned(const Maps& maps, int64_t least) {
   const int64_t V = lanes<arithmetic<S>>::count, bytes = maps.n * maps.c * maps.h * maps.w * int64_t(sizeof(S));
   return V * sizeof(S) >= 16 && bytes >= least && reinterpret_cast<uintptr_t>(maps.data) % (V * sizeof(S)) == 0 &&
          maps.stride_n % V == 0 && maps.stride_h % V == 0;
 }
+// Results too large to stay in a cache until they are read are streamed if their lines are written at once: in runs of
+// one plane of a tile after the other, or a vector of each plane at a time where that is half a line of 64 bytes or
+// more. Parts of lines of many planes at a time are slow, of planes that are whole pages apart most (bench/README.md).
+enum class Writing { cached, vectors, runs };
 template <class S>
 LM_FUNCTION bool streams_runs(const Maps& maps, const Cut& cut) {
   const int64_t V = lanes<arithmetic<S>>::count;
@@ -141,14 +142,16 @@ LM_FUNCTION bool streams_runs(const Maps& maps, const Cut& cut) {
          maps.w % V == 0 && cut.tile_columns % V == 0 && (bytes % 64 == 0 || bytes >= 512);
 }
 template <class S>
-LM_FUNCTION bool streams(const Maps& maps, const Cut& cut) {
+LM_FUNCTION Writing writing_of(const Maps& maps, const Cut& cut) {
   const int64_t V = lanes<arithmetic<S>>::count;
-  // half lines of planes that are whole pages apart are slower streamed (bench/README.md)
-  const bool halves = LM_BYTES < 64, pages = maps.stride_c * int64_t(sizeof(S)) % 4096 == 0;
-  return layout_of(maps) == Layout::planar && V * sizeof(S) >= 32 && large_and_aligned<S>(maps, 4 << 20) &&
-         !(halves && pages) && maps.stride_c % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0 &&
-         maps.stride_h * int64_t(sizeof(S)) % 64 == 0;  // half lines would be slow
+  if (LM_BYTES < 64)  // numbers of 16 bits cost more to write twice than their lines to read
+    return sizeof(S) >= 4 && streams_runs<S>(maps, cut) ? Writing::runs : Writing::cached;
+  const bool vectors = layout_of(maps) == Layout::planar && V * sizeof(S) >= 32 &&
+                       large_and_aligned<S>(maps, 4 << 20) && maps.stride_c % V == 0 && maps.w % V == 0 &&
+                       cut.tile_columns % V == 0 && maps.stride_h * int64_t(sizeof(S)) % 64 == 0;
+  return vectors ? Writing::vectors : Writing::cached;
 }
+// Whole tiles of interleaved channels are one run.
 template <class S>
 LM_FUNCTION bool streams_pixels(const Maps& maps, const Cut& cut) {
   return layout_of(maps) == Layout::interleaved && lanes<arithmetic<S>>::count * sizeof(S) >= 32 &&
@@ -217,10 +220,13 @@ LM_FUNCTION void widen_run(const S* from, int64_t count, arithmetic<S>* to) {
   if (i < count) store_some(to + i, load_some(from + i, int(count - i)), int(count - i));
 }
 template <class S>
-LM_FUNCTION void narrow_run(const arithmetic<S>* from, int64_t count, S* to) {
+LM_FUNCTION void narrow_run(const arithmetic<S>* from, int64_t count, S* to, bool streaming = false) {
   const int V = lanes<arithmetic<S>>::count;
   int64_t i = 0;
-  for (; i + V <= count; i += V) store(to + i, load(from + i));
+  if (streaming)
+    for (; i + V <= count; i += V) stream(to + i, load(from + i));
+  else
+    for (; i + V <= count; i += V) store(to + i, load(from + i));
   if (i < count) store_some(to + i, load_some(from + i, int(count - i)), int(count - i));
 }
 
@@ -268,8 +274,8 @@ static void stage(const Maps& maps, const Tile& tile, int64_t c, int channels, a
   }
 }
 
-// The reverse; lanes between columns and pitch are not written. All channels of a tensor for which streams_pixels holds
-// can be streamed; the scratch then has to hold all of the tile.
+// The reverse; lanes between columns and pitch are not written. Channels of a tensor for which streams_runs holds can
+// be streamed, or all channels where streams_pixels does; the scratch then has to hold all of the tile.
 template <class S>
 static void unstage(const Maps& maps, const Tile& tile, int64_t c, int channels, const arithmetic<S>* planes,
                     int64_t plane_pitch, arithmetic<S>* scratch, bool streaming = false) {
@@ -280,7 +286,7 @@ static void unstage(const Maps& maps, const Tile& tile, int64_t c, int channels,
     for (int k = 0; k < channels; ++k)
       for (int run = 0; run < runs.count; ++run)
         narrow_run(planes + k * plane_pitch + run * tile.pitch, runs.length,
-                   address<S>(maps, tile.n, c + k, tile.y + run, tile.x));
+                   address<S>(maps, tile.n, c + k, tile.y + run, tile.x), streaming);
     return;
   }
   if (streaming) {
