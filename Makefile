@@ -13,7 +13,7 @@ CLANG_FORMAT = $(PYTHON) -c 'from clang_format import clang_format; clang_format
 SOURCES := $(foreach folder,. entries cpu cuda,$(foreach ending,h inc cpp cuh cu,$(wildcard csrc/$(folder)/*.$(ending))))
 FORMATTED := $(SOURCES) $(wildcard tests/vector_code/*.cpp tests/gpu_emulation/*.h tests/gpu_emulation/*.cuh tests/gpu_emulation/*.cpp)
 SANITIZE := address,undefined
-SANITIZED := $(foreach room,heatmap_moments landmark_pool gaussian_splat tps_warp,$(foreach kind,backends reference gradients errors,tests/$(room)/test_$(kind).py)) \
+SANITIZED := $(foreach room,heatmap_moments landmark_pool gaussian_splat tps_warp resampling,$(foreach kind,backends reference gradients errors,tests/$(room)/test_$(kind).py)) \
   tests/test_direct_calls.py tests/test_instruction_sets.py
 
 .PHONY: help train test lint bench sanitize clean setup

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from lmdis_fast import backends
 
-from . import batch_norm, ceilings, gaussian_splat, heatmap_moments, landmark_pool, tps_warp, training_step
+from . import (
+    batch_norm,
+    ceilings,
+    gaussian_splat,
+    heatmap_moments,
+    landmark_pool,
+    resampling,
+    tps_warp,
+    training_step,
+)
 from .harness import Case, Comparison, compile_contenders
 from .machine import available_cores, prepare_memory, this_machine
 from .report import Report, judge
@@ -24,6 +33,7 @@ ROOMS = {
     "gaussian_splat": gaussian_splat,
     "tps_warp": tps_warp,
     "batch_norm": batch_norm,
+    "resampling": resampling,
 }
 TRAINING = "training_step"
 

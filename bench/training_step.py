@@ -149,13 +149,6 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "module: normalisation",
         ),
     ),
-    ("our operators", ("lmdis_fast::", "GeneratedBackwardFor_lmdis_fast")),
-    ("optimiser", ("Optimizer.",)),
-    (
-        "convolution",
-        ("aten::conv", "aten::mkldnn_conv", "ConvolutionBackward", "MkldnnConv", "module: folded"),
-    ),
-    ("activation", ("aten::leaky_relu", "aten::sigmoid", "LeakyRelu", "SigmoidBackward")),
     (
         "network: pooling, skips",
         (
@@ -165,8 +158,19 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "MaxPool2D",
             "Upsample",
             "module: Hourglass",
+            "lmdis_fast::max_pool_2x2",
+            "lmdis_fast::upsample_add",
+            "GeneratedBackwardFor_lmdis_fast_max_pool_2x2",
+            "GeneratedBackwardFor_lmdis_fast_upsample_add",
         ),
     ),
+    ("our operators", ("lmdis_fast::", "GeneratedBackwardFor_lmdis_fast")),
+    ("optimiser", ("Optimizer.",)),
+    (
+        "convolution",
+        ("aten::conv", "aten::mkldnn_conv", "ConvolutionBackward", "MkldnnConv", "module: folded"),
+    ),
+    ("activation", ("aten::leaky_relu", "aten::sigmoid", "LeakyRelu", "SigmoidBackward")),
     ("network: casts, gradients of parameters", ("ToCopyBackward", "torch::autograd::AccumulateGrad")),
 )
 """Group and how the names of its events begin; an event belongs to its nearest ancestor with a group (or itself)."""

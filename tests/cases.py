@@ -16,9 +16,11 @@ from lmdis_fast.ops import (
     gaussian_pool,
     heatmap_moments,
     landmark_pool,
+    max_pool_2x2,
     render_gaussians,
     splat_landmarks,
     tps_warp,
+    upsample_add,
 )
 
 from .strategies import uniform
@@ -191,6 +193,32 @@ def _norm(name: str, shape: Shape, **options: Any) -> Case:
     )
 
 
+def _max_pool(name: str, shape: Shape) -> Case:
+    """Sides are a pixel longer than the shape's, even and odd."""
+    return Case(
+        "resampling",
+        name,
+        "max_pool_2x2",
+        ("features",),
+        max_pool_2x2,
+        lambda seed: (uniform((shape.batch, shape.features, shape.height + 1, shape.width + 1), seed),),
+    )
+
+
+def _upsample(name: str, shape: Shape) -> Case:
+    return Case(
+        "resampling",
+        name,
+        "upsample_add",
+        ("features", "features"),
+        lambda x, skip: upsample_add(x, skip.to(x.dtype)),
+        lambda seed: (
+            uniform((shape.batch, shape.features, *shape.size), seed),
+            uniform((shape.batch, shape.features, 2 * shape.height, 2 * shape.width), seed + 1),
+        ),
+    )
+
+
 def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
     """The case in its usual small shape; ``at`` makes it in another."""
     at = functools.partial(make, name, **options)
@@ -200,6 +228,8 @@ def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
 CASES = [
     _case(_norm, "leaky", eps=1e-2, slope=0.2),
     _case(_norm, "norm-alone", eps=1e-2, slope=1.0),
+    _case(_max_pool, "max-pool"),
+    _case(_upsample, "upsample"),
     _case(_moments, "channels"),
     _case(_moments, "channels-covariance", covariance=True, temperature=0.7, eps=0.2),
     _case(_moments, "channels-no-background", background=False, align_corners=True, covariance=True),

@@ -46,6 +46,7 @@ ROOMS = {
     "heatmap_moments": ("heatmap_moments",),
     "landmark_pool": ("landmark_pool", "gaussian_pool"),
     "gaussian_splat": ("render_gaussians", "splat_landmarks", "gaussian_pool"),
+    "resampling": ("max_pool_2x2", "upsample_add"),
     "tps_warp": ("tps_warp",),
 }
 

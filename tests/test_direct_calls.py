@@ -19,7 +19,7 @@ from .cases import CASES, Case, RecordedCalls
 from .checks import results_and_gradients
 
 #: torch puts the function, file and line before the sentence.
-SENTENCE = r"(^|, )[a-z_]+: [a-z_]+( and [a-z_]+( [a-z_(), ]+)?)? must .*"
+SENTENCE = r"(^|, )[a-z0-9_]+: [a-z_]+( and [a-z_]+( [a-z_(), ]+)?)? must .*"
 
 
 def recorded_calls(case: Case) -> list[tuple[Any, tuple[Any, ...]]]:

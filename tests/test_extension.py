@@ -15,16 +15,16 @@ import lmdis_fast
 from lmdis_fast import backends
 from lmdis_fast.ops.registration import SCHEMAS
 
-from .test_rooms import OPERATORS, ROOMS
+from .test_rooms import LAYERS, OPERATORS, ROOMS
 
 SOURCES = Path(__file__).parent.parent / "csrc"
 #: What knows torch; kernels do not, so that any compiler takes them: g++ for any processor, nvcc, the emulator's.
 ENTRIES = {
     *("module.cpp", "cpu/parallel.cpp", "cpu/backend.h", "cuda/module.cpp", "cuda/backend.h"),
-    *("entries/tensors.h", "cpu/batch_norm.cpp"),
+    *("entries/tensors.h", "cpu/batch_norm.cpp", "cpu/resampling.cpp"),
 }
 #: Rooms with CUDA kernels.
-GPU_ROOMS = [room for room in ROOMS if room != "batch_norm"]
+GPU_ROOMS = [room for room in ROOMS if room not in LAYERS]
 #: Names of the limited API, all that a file for every Python from 3.10 on may ask for.
 PYTHON_NAMES = {"PyModule_Create2", "PyModuleDef_Init"}
 
@@ -118,7 +118,7 @@ def test_cuda_extension_loads_without_a_gpu_and_has_the_kernels() -> None:
     if torch.version.cuda is None:
         pytest.skip("torch is built without CUDA")
     importlib.import_module("lmdis_fast._C_cuda")
-    gpu_operators = [op for op in OPERATORS if not op.startswith("batch_norm")]
+    gpu_operators = [op for room in GPU_ROOMS for name in ROOMS[room] for op in (name, name + "_backward")]
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     assert [op for op in gpu_operators if not has(f"lmdis_fast::{op}", "CUDA")] == []
     if torch.cuda.device_count() == 0:

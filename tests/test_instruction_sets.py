@@ -50,7 +50,14 @@ def test_instruction_set_agrees_with_the_definition(capability: str) -> None:
         pytest.skip(f"this processor lacks {', '.join(sorted(missing))}")
     rooms = [
         f"tests/{room}/test_backends.py"
-        for room in ("heatmap_moments", "landmark_pool", "gaussian_splat", "tps_warp")
+        for room in (
+            "heatmap_moments",
+            "landmark_pool",
+            "gaussian_splat",
+            "tps_warp",
+            "batch_norm",
+            "resampling",
+        )
     ]
     done = run(capability, "-m", "pytest", "-p", "no:cacheprovider", "-k", "agrees or threads", *rooms)
     assert done.returncode == 0, done.stdout[-4000:]

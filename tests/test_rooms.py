@@ -17,14 +17,16 @@ ROOMS = {
     "heatmap_moments": ["heatmap_moments"],
     "landmark_pool": ["landmark_pool", "gaussian_pool"],
     "gaussian_splat": ["render_gaussians", "splat_landmarks"],
+    "resampling": ["max_pool_2x2", "upsample_add"],
     "tps_warp": ["tps_warp"],
 }
 PUBLIC = [name for names in ROOMS.values() for name in names]
 OPERATORS = [op for name in PUBLIC for op in (name, name + "_backward")]
+#: Layers of networks, for which torch has its own on a GPU: they have no kernels there.
+LAYERS = ["batch_norm", "resampling"]
 #: Operators that autocast leaves alone; it has all others compute in float32.
-NO_AUTOCAST = {"batch_norm_leaky_relu", "batch_norm_leaky_relu_backward"}
-#: Rooms with Triton kernels: batch_norm is a layer of networks, for which torch has its own on a GPU.
-TRITON = [room for room in ROOMS if room != "batch_norm"]
+NO_AUTOCAST = {op for room in LAYERS for name in ROOMS[room] for op in (name, name + "_backward")}
+TRITON = [room for room in ROOMS if room not in LAYERS]
 TEST_FILES = ["reference", "gradients", "opcheck", "compile", "errors", "backends"]
 
 

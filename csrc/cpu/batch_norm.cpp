@@ -12,22 +12,6 @@ namespace {
 
 constexpr const char* kOp = "batch_norm_leaky_relu";
 
-bool is_channels_last(const Tensor& t) {
-  int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) == 1) continue;
-    if (t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
-// In the arithmetic type where that is float64, and in one of the two dense layouts: itself, or a copy.
-Tensor dense_maps(const Tensor& t, ScalarType type) {
-  const Tensor cast_to = type == ScalarType::Double ? cast(t, type) : t;
-  return is_channels_last(cast_to) ? cast_to : torch::stable::contiguous(cast_to);
-}
-
 struct Inputs {
   ScalarType type;
   Tensor x, weight, bias;

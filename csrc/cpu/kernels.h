@@ -5,6 +5,7 @@
 #include "gaussian_splat.h"
 #include "heatmap_moments.h"
 #include "landmark_pool.h"
+#include "resampling.h"
 #include "tps_warp.h"
 
 namespace lmdis {
@@ -21,6 +22,10 @@ struct Kernels {
   void (*gaussian_pool_backward)(const GaussianPoolBackward&);
   void (*gaussian_splat)(const GaussianSplat&);
   void (*gaussian_splat_backward)(const GaussianSplatBackward&);
+  void (*max_pool_2x2)(const MaxPool&);
+  void (*max_pool_2x2_backward)(const MaxPoolBackward&);
+  void (*upsample_add)(const UpsampleAdd&);
+  void (*upsample_add_backward)(const UpsampleAddBackward&);
   void (*tps_warp)(const TpsWarp&);
   void (*tps_warp_backward)(const TpsWarpBackward&);
 };

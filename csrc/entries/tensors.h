@@ -134,6 +134,22 @@ inline Tensor empty_like_in(const Tensor& like, ScalarType dtype) {
   return cast(torch::stable::empty_like(like), dtype);
 }
 
+inline bool is_channels_last(const Tensor& t) {
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) == 1) continue;
+    if (t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// In the arithmetic type where that is float64, and in one of the two dense layouts: itself, or a copy.
+inline Tensor dense_maps(const Tensor& t, ScalarType type) {
+  const Tensor cast_to = type == ScalarType::Double ? cast(t, type) : t;
+  return is_channels_last(cast_to) ? cast_to : torch::stable::contiguous(cast_to);
+}
+
 // Stands for a gradient that was not asked for.
 inline Tensor absent(const Tensor& like) { return empty(like, {0}, like.scalar_type()); }
 

@@ -23,6 +23,19 @@ def _tangent(x: Tensor) -> Tensor | None:
     return unpack(x).tangent
 
 
+def is_served(op: str, *tensors: Tensor) -> bool:
+    """Whether a network should call ``op`` rather than torch's own layers, which compilers and other devices know.
+
+    It is, where the compiled kernel takes these tensors and neither a compiler nor an exporter looks on; forward-mode
+    derivatives have the layers alone.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and backends.takes("cpu", op, tensors)
+        and all(_tangent(tensor) is None for tensor in tensors)
+    )
+
+
 def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
     """``leaky_relu(norm(x), slope)``, running statistics included; a slope of 1 is the norm alone.
 
@@ -33,7 +46,7 @@ def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
     weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
     if (
         not norm.training
-        or torch.compiler.is_compiling()
+        or not is_served("batch_norm_leaky_relu", x)
         or type(norm) is not nn.BatchNorm2d
         or norm._forward_hooks
         or norm._forward_pre_hooks
@@ -43,8 +56,6 @@ def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
         or any(tensor is None for tensor in (weight, bias, mean, var))
         or x.dim() != 4
         or x.numel() <= x.shape[1]
-        or not backends.takes("cpu", "batch_norm_leaky_relu", (x,))
-        or _tangent(x) is not None
     ):
         normal: Tensor = norm(x)
         return normal if slope == 1 else F.leaky_relu_(normal, slope)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import heatmap_moments
 from .config import DetectorConfig
 from .hourglass import Hourglass, conv_block
+from .resampling import max_pool
 
 
 class Detection(NamedTuple):
@@ -38,7 +38,7 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x: Tensor = self.block(images)
-        return F.max_pool2d(x, 2) if self.pool else x
+        return max_pool(x) if self.pool else x
 
 
 def make_stem(config: DetectorConfig) -> tuple[nn.Module, int]:

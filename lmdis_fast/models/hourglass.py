@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batch_norm import NORM_EPS, ConvBlock
+from .resampling import max_pool, upsampled_plus
 
 LEAKY_SLOPE = 0.2
 
@@ -113,9 +113,8 @@ class Hourglass(nn.Module):
         for encoder in self.encoders:
             x = encoder(x)
             encoded.append(x)
-            x = F.max_pool2d(x, 2)
+            x = max_pool(x)
         x = self.bottleneck(x)
         for tensor, skip, decoder in zip(reversed(encoded), self.skips, self.decoders, strict=True):
-            # in place: the interpolated tensor is no one else's
-            x = decoder(F.interpolate(x, scale_factor=2.0, mode="nearest").add_(skip(tensor)))
+            x = decoder(upsampled_plus(x, skip(tensor)))
         return x if self.output is None else self.output(x)

@@ -1,4 +1,4 @@
-// The vector code without torch: the baseline kernels of two rooms against plain loops in double. It is compiled for
+// The vector code without torch: the baseline kernels of three rooms against plain loops in double. It is compiled for
 // the machine at hand with sanitizers, and for another processor (tests/test_vector_code.py).
 #include <math.h>
 #include <stdio.h>
@@ -222,6 +222,52 @@ void check_splat(Dtype dtype, int64_t n, int64_t landmarks, int64_t h, int64_t w
           }
 }
 
+// Both operators of maps (n, c, 2 h + odd, 2 w + odd), in arrays that end where the maps do.
+template <class S>
+void check_resampling(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, int64_t odd, bool last, double near) {
+  const int64_t height = 2 * h + odd, width = 2 * w + odd;
+  Array<S> x(size_t(n * c * height * width)), grad_x(size_t(n * c * height * width)), out(size_t(n * c * h * w));
+  Array<S> grad(size_t(n * c * h * w));
+  for (int64_t i = 0; i < n * c * height * width; ++i) assign(x.data[i], uniform());
+  for (int64_t i = 0; i < n * c * h * w; ++i) assign(grad.data[i], uniform());
+  const HalvedMaps maps{dtype, last, n, c, height, width};
+  baseline::kernels.max_pool_2x2({maps, x.data, out.data});
+  baseline::kernels.max_pool_2x2_backward({maps, x.data, grad.data, grad_x.data});
+  const Maps larger = maps_of(x.data, dtype, n, c, height, width, last);
+  const Maps halved = maps_of(out.data, dtype, n, c, h, w, last);
+  const auto each = [&](const std::function<void(int64_t, const int64_t*)>& visit) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t k = 0; k < c; ++k)
+        for (int64_t y = 0; y < h; ++y)
+          for (int64_t z = 0; z < w; ++z) {
+            int64_t window[4];
+            for (int j = 0; j < 4; ++j) window[j] = place(larger, i, k, 2 * y + j / 2, 2 * z + j % 2);
+            visit(place(halved, i, k, y, z), window);
+          }
+  };
+  std::vector<double> wanted(size_t(n * c * height * width));
+  each([&](int64_t at, const int64_t* window) {
+    int64_t most = window[0];
+    for (int j = 1; j < 4; ++j)
+      if (value(x.data[window[j]]) > value(x.data[most])) most = window[j];
+    expect_near("max_pool_2x2", value(out.data[at]), value(x.data[most]), 0);
+    wanted[size_t(most)] = value(grad.data[at]);
+  });
+  for (size_t i = 0; i < wanted.size(); ++i) expect_near("max_pool_2x2_backward", value(grad_x.data[i]), wanted[i], 0);
+  if (odd) return;
+  Array<S> sum(size_t(n * c * height * width));
+  baseline::kernels.upsample_add({maps, grad.data, x.data, sum.data});
+  baseline::kernels.upsample_add_backward({maps, x.data, out.data});
+  each([&](int64_t at, const int64_t* window) {
+    double total = 0;
+    for (int j = 0; j < 4; ++j) {
+      total += value(x.data[window[j]]);
+      expect_near("upsample_add", value(sum.data[window[j]]), value(x.data[window[j]]) + value(grad.data[at]), near);
+    }
+    expect_near("upsample_add_backward", value(out.data[at]), total, 4 * near);
+  });
+}
+
 }  // namespace
 }  // namespace lmdis
 
@@ -235,6 +281,13 @@ int main() {
       check_moments<double, double>(Dtype::float64, 1, 3, h, w, last, 1e-7);
       check_moments<uint16_t, float>(Dtype::bfloat16, 1, 18, h, w, last, 2e-2);
       check_moments<Half, float>(Dtype::float16, 1, 2, h, w, last, 5e-3);
+      for (const int64_t channels : {2, 19}) {
+        if (h * w > 1000 && channels > 2) continue;
+        check_resampling<float>(Dtype::float32, 2, channels, h, w, 0, last, 2e-7);
+        check_resampling<double>(Dtype::float64, 1, channels, h, w, 1, last, 1e-15);
+        check_resampling<uint16_t>(Dtype::bfloat16, 2, channels, h, w, 1, last, 1e-2);
+        check_resampling<Half>(Dtype::float16, 1, channels, h, w, 0, last, 1e-3);
+      }
       check_splat<float, float>(Dtype::float32, 2, 3, h, w, 2e-6);
       check_splat<double, double>(Dtype::float64, 1, 3, h, w, 1e-12);
       check_splat<uint16_t, float>(Dtype::bfloat16, 1, 3, h, w, 1e-2);

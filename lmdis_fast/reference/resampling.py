@@ -1,0 +1,64 @@
+"""Maximum over windows of 2 x 2 pixels, and nearest doubling with a skip connection added, forward and backward.
+
+With (y, x) a pixel of the smaller maps, and i, j each 0 or 1:
+
+    max_pool_2x2:   out[y, x] = max over i, j of x[2 y + i, 2 x + j];  NaN where one is NaN
+    upsample_add:   out[2 y + i, 2 x + j] = x[y, x] + skip[2 y + i, 2 x + j]
+
+and backward, with g the gradient by out:
+
+    max_pool_2x2:   grad_x is g[y, x] at one pixel of the window, 0 at the others: at the first that is the largest, or at
+                    the last NaN, which is torch's choice
+    upsample_add:   grad_skip = g,  grad_x[y, x] = sum over i, j of g[2 y + i, 2 x + j]
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .batch_norm import result_like
+
+
+def halved_like(x: Tensor) -> Tensor:
+    """An uninitialised result of half the height and width, channels_last where x is, else contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    batch, channels, height, width = x.shape
+    return torch.empty(
+        (batch, channels, height // 2, width // 2),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+
+
+def _in_layout(result: Tensor, like: Tensor) -> Tensor:
+    return result if result.stride() == like.stride() else like.copy_(result)
+
+
+def max_pool_2x2(x: Tensor) -> Tensor:
+    """(N, C, H // 2, W // 2)."""
+    return _in_layout(F.max_pool2d(x, 2), halved_like(x))
+
+
+def max_pool_2x2_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient by x, like x: that of each window at the pixel that torch's indices name."""
+    _, index = F.max_pool2d(x.detach().contiguous(), 2, return_indices=True)
+    planes = grad.new_zeros((*x.shape[:2], x.shape[2] * x.shape[3]))
+    planes = planes.scatter(2, index.flatten(2), grad.flatten(2))
+    return _in_layout(planes.view(x.shape), result_like(x))
+
+
+def upsample_add(x: Tensor, skip: Tensor) -> Tensor:
+    """(N, C, 2H, 2W), like skip."""
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return _in_layout(doubled + skip, result_like(skip))
+
+
+def upsample_add_backward(grad: Tensor) -> Tensor:
+    """Gradient by x, (N, C, H, W), in the layout of grad; that by skip is grad itself."""
+    wide = grad.float() if grad.dtype.itemsize == 2 else grad
+    rows = wide[:, :, 0::2] + wide[:, :, 1::2]
+    sums = rows[..., 0::2] + rows[..., 1::2]
+    return _in_layout(sums.to(grad.dtype), halved_like(grad))
