@@ -85,7 +85,7 @@ struct WindowPool {
     axes(band.n, along_x, along_y);
     memset(by_x, 0, sizeof(A) * landmarks() * wide());
     memset(by_y, 0, sizeof(A) * landmarks() * cut.band_rows);
-    const Writing writing = call.need_features ? writing_of<S>(call.grad_features, cut) : Writing::cached;
+    const Writing writing = call.need_features ? writing_of<S>(call.grad_features, cut, false) : Writing::cached;
     band.walk([&](const Tile& tile) { weigh(band, tile, along_x, along_y); },
               [&](const Tile& tile) {
                 if (call.need_features)

@@ -142,14 +142,19 @@ LM_FUNCTION bool streams_runs(const Maps& maps, const Cut& cut) {
          maps.w % V == 0 && cut.tile_columns % V == 0 && (bytes % 64 == 0 || bytes >= 512);
 }
 template <class S>
-LM_FUNCTION Writing writing_of(const Maps& maps, const Cut& cut) {
+LM_FUNCTION bool streams_vectors(const Maps& maps, const Cut& cut) {
   const int64_t V = lanes<arithmetic<S>>::count;
-  if (LM_BYTES < 64)  // numbers of 16 bits cost more to write twice than their lines to read
-    return sizeof(S) >= 4 && streams_runs<S>(maps, cut) ? Writing::runs : Writing::cached;
-  const bool vectors = layout_of(maps) == Layout::planar && V * sizeof(S) >= 32 &&
-                       large_and_aligned<S>(maps, 4 << 20) && maps.stride_c % V == 0 && maps.w % V == 0 &&
-                       cut.tile_columns % V == 0 && maps.stride_h * int64_t(sizeof(S)) % 64 == 0;
-  return vectors ? Writing::vectors : Writing::cached;
+  const bool halves = LM_BYTES < 64, pages = maps.stride_c * int64_t(sizeof(S)) % 4096 == 0;
+  return layout_of(maps) == Layout::planar && V * sizeof(S) >= 32 && large_and_aligned<S>(maps, 4 << 20) &&
+         !(halves && pages) && maps.stride_c % V == 0 && maps.w % V == 0 && cut.tile_columns % V == 0 &&
+         maps.stride_h * int64_t(sizeof(S)) % 64 == 0;
+}
+// Of results that are made a vector of each plane at a time. `in_runs` where half lines may go through a buffer, to be
+// written plane by plane; it costs 16-bit numbers more than it saves.
+template <class S>
+LM_FUNCTION Writing writing_of(const Maps& maps, const Cut& cut, bool in_runs) {
+  if (in_runs && LM_BYTES < 64 && sizeof(S) >= 4 && streams_runs<S>(maps, cut)) return Writing::runs;
+  return streams_vectors<S>(maps, cut) ? Writing::vectors : Writing::cached;
 }
 // Whole tiles of interleaved channels are one run.
 template <class S>
