@@ -30,7 +30,7 @@ LM_FUNCTION vec<float> exp2_near(vec<float> x, vec<float> factor) {
   const vec<float> magic = splat(12582912.f);
   const vec<float> t = x * factor + magic;
   const vec<float> p = exp2_fraction(x * factor - (t - magic));
-  return (vec<float>)((ivec<float>)p + ((ivec<float>)t << 23));
+  return (vec<float>)((uvec)p + ((uvec)t << 23));  // unsigned: far numbers wrap around
 }
 
 // e^x for x <= 0; 0 below about -87.7 and -708.7, NaN for NaN.
