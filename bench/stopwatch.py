@@ -38,13 +38,13 @@ def functions_between(output: Tensor, inputs: list[Tensor]) -> list[Any]:
 
 
 class Stopwatch:
-    """Adds up the time of what it watches: of calls, and of the backward functions that calls leave behind.
+    """Adds up the time of what it watches, of calls and of the backward functions that calls leave behind.
 
     What is outside of a step is its time less both sums: Python between layers, autograd's engine, and the two readings
     of the clock for each function.
 
     Attributes:
-        seconds: of what is watched, since the last `reset`.
+        seconds: of what is watched.
         own: which went into preparing to watch backward functions.
     """
 
@@ -53,12 +53,8 @@ class Stopwatch:
         self.seconds = self.own = 0.0
         self.began: float | None = None
 
-    def reset(self) -> None:
-        """Begin anew."""
-        self.seconds, self.own, self.began = 0.0, 0.0, None
-
     def start(self, *_: Any) -> None:
-        """From here on; within what is timed already nothing changes."""
+        """From here on."""
         self.began = self.clock()
 
     def stop(self, *_: Any) -> None:

@@ -111,8 +111,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step of the optimiser; returns the gradients' norm. A step that is not finite never reaches the weights."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # torch.nn.utils.get_total_norm without its sorting by device, which costs as much again
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = torch.nn.utils.get_total_norm(gradients)
     # As torch's GradScaler sets it: Adam's fused step skips itself where this is 1, with no wait for it.
     vars(optimizer)["found_inf"] = (~torch.isfinite(loss + norm)).float()
     optimizer.step()

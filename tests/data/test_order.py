@@ -212,12 +212,18 @@ def test_subsets(data: ImageData) -> None:
         data.subset("val")
 
 
-def test_one_generator_for_many_samples_draws_what_new_ones_draw() -> None:
+def test_one_generator_for_many_samples_draws_what_philox_draws_for_each() -> None:
     rngs = SampleRng()
-    for numbers in [(1, 2, 3, 4, 5), (2**64 - 1, 0, 2**64 - 1, 7, 16), (1, 2, 3, 4, 5)]:
-        rng, new = rngs.at(*numbers), sample_rng(*numbers)
+    for seed, epoch, sample, step, stream in [
+        (1, 2, 3, 4, 5),
+        (2**64 - 1, 0, 2**64 - 1, 7, 16),
+        (1, 2, 3, 4, 5),
+    ]:
+        rng = rngs.at(seed, epoch, sample, step, stream)
+        counter = epoch << 192 | step << 128 | sample << 64
+        new = np.random.Generator(np.random.Philox(key=stream << 64 | seed, counter=counter))
         np.testing.assert_array_equal(rng.standard_normal(7), new.standard_normal(7))
         # half a word is left over: the next sample must not see it
         np.testing.assert_array_equal(rng.integers(0, 9, 3, np.int32), new.integers(0, 9, 3, np.int32))
-    with pytest.raises(ValueError, match=r"SampleRng: step must be .* got -1"):
+    with pytest.raises(ValueError, match=r"sample_rng: step must be .* got -1"):
         rngs.at(0, 0, 0, -1, 0)

@@ -1,6 +1,7 @@
 """max_pool_2x2 and upsample_add against NumPy loops and torch's own layers, bit by bit where nothing is rounded."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def odd_values(shape: tuple[int, ...], seed: int) -> Tensor:
     return usual
 
 
-def gradients(call, upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+def gradients(call: Callable[..., Tensor], upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The result and the gradients by all tensors."""
     leaves = [t.detach().requires_grad_() for t in tensors]
     out = call(*leaves)
