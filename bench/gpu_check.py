@@ -27,7 +27,7 @@ if not __package__:  # run as a file
     runpy.run_module("bench.gpu_check", run_name="__main__", alter_sys=True)
     sys.exit()
 
-from . import gpu_build, gpu_parity, gpu_stages, gpu_training
+from . import gpu_build, gpu_parity, gpu_sanitizer, gpu_stages, gpu_training
 from .gpu_budget import Budget, Outcome, Stage, run_stages
 
 LEAST_TORCH = (2, 11)
@@ -35,6 +35,8 @@ LEAST_TRITON = (3, 6)
 MOST_PROCESSES = 15
 MEMORY_OF_A_PROCESS = 2**30, 3 * 2**30
 """Bytes of the GPU's memory and of the machine's, of which there has to be twice as much."""
+WORDS = 300
+"""Characters of a failure in the table of stages and on the screen."""
 
 
 def processes_for(device: str) -> int:
@@ -63,7 +65,7 @@ def stages(device: str) -> list[Stage]:
         stage("Launches and Python", 5, 20, gpu_stages.launches),
         stage("The same bits every time", 10, 30, gpu_stages.repeatable),
         stage("CUDA graphs", 10, 30, gpu_stages.graphs),
-        stage("Memory errors and races", 30, 60, gpu_stages.sanitizer),
+        stage("Memory errors and races", 30, 60, gpu_sanitizer.sanitizer),
         stage("Timings beside torch.compile", 60, 240, gpu_stages.timings, compiled=True),
     ]
 
@@ -121,7 +123,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "stage": outcome.name,
         "state": outcome.state,
         "seconds": round(outcome.seconds, 1),
-        "why": outcome.why,
+        "why": outcome.why.partition("\n")[0][:WORDS],  # whole in its section
     }
 
 
@@ -171,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         save(folder, outcomes)
         last = outcomes[-1]
         print(
-            f"{last.name}: {last.state} {last.why} ({last.seconds:.0f} s, {budget.left:.0f} s left)",
+            f"{last.name}: {last.state} {_line(last)['why']} ({last.seconds:.0f} s, {budget.left:.0f} s left)",
             file=sys.stderr,
         )
 

@@ -26,6 +26,8 @@ SIZES = (((64, 64), 10), ((33, 17), 10), ((48, 80), 30), ((16, 16), 70), ((1, 7)
 FLOOR = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 #: Wrong calls that a failure names.
 NAMED = 20
+#: The golden angle: its multiples fall on the circle like random ones.
+TURN = 2.399963229728653
 
 
 class Wrong(Exception):
@@ -166,11 +168,15 @@ def _compare_calls(device: str, turn: Turn, budget: Budget, found: Compared) -> 
 
 
 def results_and_gradients(call: Call, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """What a call returns, and the gradients of its leaves for gradients that are always the same."""
+    """What a call returns, and the gradients of its leaves for gradients that are always the same.
+
+    Those are of both signs and unlike their neighbours: softmax's and a normalised map's gradients cancel where they
+    are alike, and only rounding would be left to compare.
+    """
     fresh = [leaf.detach().requires_grad_() for leaf in leaves]
     results = call.run(*fresh)
-    weights = [torch.linspace(0.2, 1.0, r.numel(), device=r.device).cos().bfloat16() for r in results]
-    upstream = [w.to(r.dtype).reshape(r.shape) for w, r in zip(weights, results, strict=True)]
+    weights = [(TURN * torch.arange(r.numel(), dtype=torch.float64)).cos().bfloat16() for r in results]
+    upstream = [w.to(r.device, r.dtype).reshape(r.shape) for w, r in zip(weights, results, strict=True)]
     return [*(r.detach() for r in results), *torch.autograd.grad(results, fresh, upstream)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import statistics
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -300,44 +298,3 @@ def launches(device: str, budget: Budget, size: tuple[int, int] = COMPILED, samp
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def sanitizer(device: str, budget: Budget) -> Rows:
-    """compute-sanitizer's memcheck and racecheck on one small call of each operator, where it is installed."""
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return [{"tool": "compute-sanitizer", "result": "not installed: left out"}]
-    rows = []
-    program = "from bench.gpu_stages import small_calls; small_calls()"
-    for name in ("memcheck", "racecheck"):
-        command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, "-c", program]
-        if budget.left < 5:
-            rows.append({"tool": name, "result": "time was up"})
-            continue
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=budget.left,
-                cwd=Path(__file__).parents[1],
-                # within a block that torch keeps for several tensors a wrong address would pass
-                env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            )
-        except subprocess.TimeoutExpired:
-            rows.append({"tool": name, "result": "not finished in the time there was"})
-            continue
-        if done.returncode != 0:  # 9 where the tool found something, the program's own where that failed
-            raise Wrong(f"{name}: {done.stdout[-1500:]} {done.stderr[-500:]}")
-        rows.append({"tool": name, "result": "nothing found"})
-    return rows
-
-
-def small_calls(device: str = "cuda") -> None:
-    """One call of each operator and backend, forward and backward."""
-    for call in calls(device, torch.float32, 10, COMPILED, False):
-        for backend in gpu_backends(device):
-            with backends.use_backend(backend):
-                results_and_gradients(call, call.leaves)
-    _wait(device)

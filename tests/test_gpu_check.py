@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu_build, gpu_check, gpu_parity, gpu_stages, gpu_training
+from bench import gpu_build, gpu_check, gpu_parity, gpu_sanitizer, gpu_stages, gpu_training
 from bench.gpu_budget import Budget, Outcome, Stage, run_stages
 from bench.sizes import Sizes
 from lmdis_fast import backends
@@ -251,7 +251,46 @@ def test_a_program_that_fails_under_the_sanitizer_is_no_clean_one(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(gpu_parity.Wrong, match=r"memcheck: .*IndexError"):
-        gpu_stages.sanitizer("cuda", Budget(60))
+        gpu_sanitizer.sanitizer("cuda", Budget(60))
+
+
+TRITON = "landmark_pool_backward_map+0x4080 in softmax_pool.py:213"
+RACE = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at {}
+=========     and {} access at {} [320 hazards]
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+
+
+@pytest.mark.parametrize(
+    ("report", "copies"),
+    [
+        (RACE.format(TRITON, "Write", TRITON), 320),
+        (RACE.format(TRITON, "Write", TRITON) + RACE.format(TRITON, "Write", TRITON), 640),
+        (RACE.format(TRITON, "Read", TRITON), 0),
+        (RACE.format(TRITON, "Write", TRITON.replace("4080", "4090")), 0),
+        (RACE.format("sum_of_tiles+0x40", "Write", "sum_of_tiles+0x40"), 0),
+        (RACE.format(*["spread+0x40 in tile.cuh:9", "Write", "spread+0x40 in tile.cuh:9"]), 0),
+        (RACE.format(TRITON, "Write", TRITON) + "========= Error: Race reported between Read access", 0),
+        ("========= Invalid __global__ read of size 4 bytes", 0),
+    ],
+)
+def test_copies_of_a_value_that_triton_writes_are_no_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: str, copies: int
+) -> None:
+    assert gpu_sanitizer.replicated_writes(report) == copies
+    tool = tmp_path / "compute-sanitizer"
+    (tmp_path / "report").write_text(report)
+    tool.write_text(f'#!/bin/sh\n[ "$2" = memcheck ] && exit 0\ncat {tmp_path}/report\nexit 9\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    if copies:
+        clean, races = gpu_sanitizer.sanitizer("cuda", Budget(60))
+        assert clean["result"] == "nothing found" and races["result"] == f"{copies} replicated writes"
+    else:
+        with pytest.raises(gpu_parity.Wrong, match=r"racecheck"):
+            gpu_sanitizer.sanitizer("cuda", Budget(60))
 
 
 def test_training_steps_of_a_backend_are_compared_with_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,11 +90,9 @@ inline Tensor render_gaussians_backward(const Tensor& grad, const Tensor& coords
   const Tensor flat = torch::stable::reshape(upstream, {n, levels * channels, grad.size(3), grad.size(4)});
   call.forward.maps = maps_of(flat);
   Tensor of_coords = empty(coords, {n, coords.size(1), 2}, type);
-  Backend::Workspace workspace(coords, Backend::workspace_bytes(call));
   call.need_coords = true;
   call.grad_coords = of_coords.mutable_data_ptr();
-  call.workspace = workspace.data();
-  Backend(coords).run(call);
+  run_with_workspace(coords, call);
   return cast(of_coords, coords.scalar_type());
 }
 
@@ -155,13 +153,11 @@ inline std::tuple<Tensor, Tensor> splat_landmarks_backward(const Tensor& grad, c
   Tensor of_coords = need_coords ? empty(coords, {coords.size(0), coords.size(1), 2}, type) : absent(coords);
   Tensor of_features =
       need_features ? empty(features, {features.size(0), features.size(1), features.size(2)}, type) : absent(features);
-  Backend::Workspace workspace(coords, Backend::workspace_bytes(call));
   call.need_coords = need_coords;
   call.need_vectors = need_features;
   call.grad_coords = need_coords ? of_coords.mutable_data_ptr() : nullptr;
   call.grad_vectors = need_features ? of_features.mutable_data_ptr() : nullptr;
-  call.workspace = workspace.data();
-  if (need_coords || need_features) Backend(coords).run(call);
+  if (need_coords || need_features) run_with_workspace(coords, call);
   return {cast(of_coords, coords.scalar_type()), cast(of_features, features.scalar_type())};
 }
 

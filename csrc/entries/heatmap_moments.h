@@ -46,12 +46,10 @@ inline std::tuple<Tensor, Tensor, Tensor> heatmap_moments(const Tensor& logits, 
   const int64_t n = logits.size(0);
   Tensor coords = empty(logits, {n, call.count, 2}, type), variance = empty(logits, {n, call.count, second}, type);
   Tensor mass = empty(logits, {n, call.count}, type);
-  Backend::Workspace workspace(logits, Backend::workspace_bytes(call));
   call.coords = coords.mutable_data_ptr();
   call.variance = variance.mutable_data_ptr();
   call.mass = mass.mutable_data_ptr();
-  call.workspace = workspace.data();
-  Backend(logits).run(call);
+  run_with_workspace(logits, call);
   return {coords, variance, mass};
 }
 
@@ -85,9 +83,7 @@ inline Tensor heatmap_moments_backward(std::optional<Tensor> grad_coords, std::o
   call.grad_variance = pointer(of_variance);
   call.grad_mass = pointer(of_mass);
   call.grad = maps_of(grad);
-  Backend::Workspace workspace(logits, Backend::workspace_bytes(call));
-  call.forward.workspace = workspace.data();
-  Backend(logits).run(call);
+  run_with_workspace(logits, call);
   return grad;
 }
 

@@ -56,11 +56,9 @@ inline std::tuple<Tensor, Tensor> landmark_pool(const Tensor& features, const Te
   LandmarkPool call = call_of(pair, over, temperature, eps);
   const int64_t n = logits.size(0), channels = logits.size(1);
   Tensor pooled = empty(features, {n, channels, features.size(1)}, type), mass = empty(features, {n, channels}, type);
-  Backend::Workspace workspace(features, Backend::workspace_bytes(call));
   call.pooled = pooled.mutable_data_ptr();
   call.mass = mass.mutable_data_ptr();
-  call.workspace = workspace.data();
-  Backend(features).run(call);
+  run_with_workspace(features, call);
   return {pooled, mass};
 }
 
@@ -85,17 +83,15 @@ inline std::tuple<Tensor, Tensor> landmark_pool_backward(std::optional<Tensor> g
   // Results are made in the kernel's dtype and cast only where the inputs' dtypes differ.
   Tensor grad_features = need_features ? empty_like_in(features, pair.features.scalar_type()) : absent(features);
   Tensor grad_logits = need_logits ? empty_like_in(logits, pair.logits.scalar_type()) : absent(logits);
-  Backend::Workspace workspace(features, Backend::workspace_bytes(call));
   call.forward.pooled = means.data_ptr();
   call.forward.mass = masses.data_ptr();
-  call.forward.workspace = workspace.data();
   call.grad_pooled = pointer(of_pooled);
   call.grad_mass = pointer(of_mass);
   call.need_features = need_features;
   call.need_logits = need_logits;
   if (need_features) call.grad_features = maps_of(grad_features);
   if (need_logits) call.grad_logits = maps_of(grad_logits);
-  if (need_features || need_logits) Backend(features).run(call);
+  if (need_features || need_logits) run_with_workspace(features, call);
   return {cast(grad_features, features.scalar_type()), cast(grad_logits, logits.scalar_type())};
 }
 
@@ -132,10 +128,8 @@ inline Tensor gaussian_pool(const Tensor& features, const Tensor& coords, const 
   const Windows windows(features, coords, sigma);
   GaussianPool call = windows.call(align_corners);
   Tensor pooled = empty(features, {coords.size(0), coords.size(1), features.size(1)}, windows.type);
-  Backend::Workspace workspace(features, Backend::workspace_bytes(call));
   call.pooled = pooled.mutable_data_ptr();
-  call.workspace = workspace.data();
-  Backend(features).run(call);
+  run_with_workspace(features, call);
   return pooled;
 }
 
@@ -153,15 +147,13 @@ inline std::tuple<Tensor, Tensor, Tensor> gaussian_pool_backward(const Tensor& g
   Tensor grad_coords =
       need_landmarks ? empty(coords, {coords.size(0), coords.size(1), 2}, windows.type) : absent(coords);
   Tensor grad_sigma = need_landmarks ? empty(sigma, {sigma.size(0), sigma.size(1)}, windows.type) : absent(sigma);
-  Backend::Workspace workspace(features, Backend::workspace_bytes(call));
-  call.forward.workspace = workspace.data();
   call.grad = upstream.data_ptr();
   call.need_features = need_features;
   call.need_landmarks = need_landmarks;
   if (need_features) call.grad_features = maps_of(grad_features);
   call.grad_coords = need_landmarks ? grad_coords.mutable_data_ptr() : nullptr;
   call.grad_sigma = need_landmarks ? grad_sigma.mutable_data_ptr() : nullptr;
-  if (need_features || need_landmarks) Backend(features).run(call);
+  if (need_features || need_landmarks) run_with_workspace(features, call);
   return {cast(grad_features, features.scalar_type()), cast(grad_coords, coords.scalar_type()),
           cast(grad_sigma, sigma.scalar_type())};
 }

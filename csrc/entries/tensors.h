@@ -162,4 +162,16 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& tensor, ScalarTy
 
 inline const void* pointer(const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
+// Gives a call memory to work in and runs it where the tensor is. What it needs depends on all that it holds, above all
+// on the gradients asked for: so nothing is set after this.
+template <class Call>
+void run_with_workspace(const Tensor& like, Call& call) {
+  Backend::Workspace workspace(like, Backend::workspace_bytes(call));
+  if constexpr (requires { call.workspace; })
+    call.workspace = workspace.data();
+  else
+    call.forward.workspace = workspace.data();
+  Backend(like).run(call);
+}
+
 }  // namespace lmdis

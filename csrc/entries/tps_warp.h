@@ -116,9 +116,7 @@ inline Tensor tps_warp(const Tensor& image, const Tensor& centers, const Tensor&
                                           memory_format_of(image));
   if (image.size(0) == 0) return out;
   TpsWarp call = call_of(image, out, spline, zeros, align_corners);
-  Backend::Workspace workspace(image, Backend::workspace_bytes(call));
-  call.workspace = workspace.data();
-  Backend(image).run(call);
+  run_with_workspace(image, call);
   return out;
 }
 
