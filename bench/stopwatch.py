@@ -23,11 +23,11 @@ ACCUMULATE = "torch::autograd::AccumulateGrad"
 """Name of the functions that put a gradient into its parameter."""
 
 
-def functions_between(output: Tensor, inputs: list[Tensor]) -> list[Any]:
-    """Autograd's functions from an output back to its inputs, without those of the inputs and of parameters."""
+def functions_between(outputs: list[Tensor], inputs: list[Tensor]) -> list[Any]:
+    """Autograd's functions from outputs back to inputs, without those of the inputs and of parameters."""
     before = {tensor.grad_fn for tensor in inputs}
     found: list[Any] = []
-    ahead = [output.grad_fn]
+    ahead = [output.grad_fn for output in outputs]
     while ahead:
         function = ahead.pop()
         if function is None or function in before or function in found or function.name() == ACCUMULATE:
@@ -73,10 +73,13 @@ class Stopwatch:
             output = call(*args, **kwargs)
             self.stop()
             watched = self.clock()
-            if isinstance(output, Tensor) and output.requires_grad:
-                for function in functions_between(output, [a for a in args if isinstance(a, Tensor)]):
-                    function.register_prehook(self.start)
-                    function.register_hook(self.stop)
+            inputs = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+            outputs = [
+                o for o in (output if isinstance(output, tuple) else [output]) if isinstance(o, Tensor)
+            ]
+            for function in functions_between(outputs, inputs):
+                function.register_prehook(self.start)
+                function.register_hook(self.stop)
             self.own += self.clock() - watched
             return output
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -42,7 +43,8 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
     """
     _check("reconstruction_loss", "reconstruction", reconstruction, "(N, C, H, W)", 4)
     _check_pair("reconstruction_loss", "reconstruction", reconstruction, "image", image)
-    return 0.5 * (reconstruction - image).square().sum((1, 2, 3)).mean()
+    # one pass over the pixels forward and one backward
+    return F.mse_loss(reconstruction, image, reduction="sum") * (0.5 / len(image))
 
 
 def concentration_loss(sigma: Tensor, form: str = "code") -> Tensor:
@@ -74,7 +76,7 @@ def separation_loss(coords: Tensor, bandwidth: float) -> Tensor:
         raise ValueError(f"separation_loss: bandwidth must be positive and finite, got {bandwidth}")
     halves = coords / 2
     distance = (halves[:, :, None] - halves[:, None]).square().sum(-1)
-    affinity = torch.exp(-distance / (2 * bandwidth**2))
+    affinity = torch.exp(distance * (-0.5 / bandwidth**2))
     return (affinity.sum((1, 2)) - coords.shape[1]).mean()
 
 

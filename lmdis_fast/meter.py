@@ -21,6 +21,10 @@ JUDGED = 5
 """How many of them, from the first, are looked at for NaN: those that the others follow from."""
 
 
+KEPT = 64
+"""Steps whose values are kept as they are before they are added up, which takes a dozen small operations."""
+
+
 class Meter:
     """Sums of the loss terms, on the device: nothing waits for them until a line is written."""
 
@@ -28,20 +32,37 @@ class Meter:
         self.sums = torch.zeros(len(TERMS), device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_terms = torch.zeros(JUDGED, dtype=torch.bool, device=device)
+        self.kept: list[Tensor] = []
+        self.numbers: list[int] = []
         self.steps, self.since = 0, time.monotonic()
 
     def add(self, step: int, values: list[Tensor]) -> None:
-        """The values of one step, in the order of `TERMS`; remembers the first step with one that is not finite."""
-        stacked = torch.stack(values).detach()
-        self.sums += stacked
+        """The values of one step, in the order of `TERMS`."""
+        self.kept.append(torch.stack(values).detach())
+        self.numbers.append(step)
         self.steps += 1
-        wrong = ~torch.isfinite(stacked[:JUDGED])
-        first = wrong.any() & (self.bad_step < 0)
-        self.bad_step = torch.where(first, step, self.bad_step)
-        self.bad_terms = torch.where(first, wrong, self.bad_terms)
+        if len(self.kept) == KEPT:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        """Into the sums, and remember the first step with a value that is not finite."""
+        if not self.kept:
+            return
+        rows = torch.stack(self.kept)
+        self.sums += rows.sum(0)
+        wrong = ~torch.isfinite(rows[:, :JUDGED])
+        wrong_steps = wrong.any(1)
+        first = wrong_steps.int().argmax()
+        found = wrong_steps.any() & (self.bad_step < 0)
+        numbers = torch.tensor(self.numbers).to(rows.device, non_blocking=True)
+        self.bad_step = torch.where(found, numbers[first], self.bad_step)
+        self.bad_terms = torch.where(found, wrong[first], self.bad_terms)
+        self.kept.clear()
+        self.numbers.clear()
 
     def bad(self) -> tuple[int, list[str]] | None:
         """The first step with a term that is not finite, and its terms. Waits for the device."""
+        self._add_up()
         step = int(self.bad_step)
         if step < 0:
             return None
@@ -50,9 +71,11 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Means since the last reset. Waits for the device."""
+        self._add_up()
         return dict(zip(TERMS, (self.sums / max(self.steps, 1)).tolist(), strict=True))
 
     def reset(self) -> None:
         """Begin anew."""
+        self._add_up()  # a step that was not finite is remembered
         self.sums.zero_()
         self.steps, self.since = 0, time.monotonic()

@@ -89,10 +89,11 @@ def loss_terms(
     """The weighted losses of a step by name (their sum is what is minimised), and the mean distance in image pixels
     between landmarks and their twins' landmarks sent back."""
     config = run.losses
-    count, size = len(pair.images), pair.images.shape[-1]
+    size = pair.images.shape[-1]
     coords = output.detection.coords
+    originals, twins = coords.chunk(2)
     ratio = pair.padded.shape[-1] / size
-    mapped = pair.spline.transform(coords[count:] / ratio) * ratio
+    mapped = pair.spline.transform(twins / ratio) * ratio if ratio != 1 else pair.spline.transform(twins)
     inside = (mapped.abs() <= 1).all(-1) if config.equivariance_mask == "frame" else None
     parted = fraction / config.separation_until
     terms = {
@@ -102,9 +103,9 @@ def loss_terms(
         * losses.concentration_loss(output.sigma, config.concentration_form),
         "separation": ramp(config.separation, parted)
         * losses.separation_loss(coords, ramp(config.separation_bandwidth, parted)),
-        "equivariance": config.equivariance * losses.equivariance_loss(coords[:count], mapped, inside),
+        "equivariance": config.equivariance * losses.equivariance_loss(originals, mapped, inside),
     }
-    return terms, (mapped - coords[:count]).detach().norm(dim=-1).mean() * (size / 2)
+    return terms, (mapped.detach() - originals.detach()).norm(dim=-1).mean() * (size / 2)
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:

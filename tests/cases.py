@@ -193,6 +193,29 @@ def _norm(name: str, shape: Shape, **options: Any) -> Case:
     )
 
 
+def _norm_in_windows(name: str, shape: Shape, low: bool, pool: bool) -> Case:
+    """Sides are twice the shape's."""
+
+    def results(x: Tensor, w: Tensor, b: Tensor, lower: Tensor | None = None) -> tuple[Tensor, ...]:
+        lower = None if lower is None else lower.to(x.dtype)
+        found = batch_norm_leaky_relu(x, w, b, eps=1e-2, slope=0.2, low=lower, pool=pool)
+        return (found.out,) if found.pooled is None else (found.out, found.pooled)
+
+    return Case(
+        "batch_norm",
+        name,
+        "batch_norm_leaky_relu",
+        ("features", "scales", "scales", *(("features",) if low else ())),
+        results,
+        lambda seed: (
+            uniform((shape.batch, shape.features, 2 * shape.height, 2 * shape.width), seed) + 0.5,
+            uniform((shape.features,), seed + 1) + 1.2,
+            uniform((shape.features,), seed + 2),
+            *((uniform((shape.batch, shape.features, *shape.size), seed + 3),) if low else ()),
+        ),
+    )
+
+
 def _max_pool(name: str, shape: Shape) -> Case:
     """Sides are a pixel longer than the shape's, even and odd."""
     return Case(
@@ -228,6 +251,9 @@ def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
 CASES = [
     _case(_norm, "leaky", eps=1e-2, slope=0.2),
     _case(_norm, "norm-alone", eps=1e-2, slope=1.0),
+    _case(_norm_in_windows, "leaky-low", low=True, pool=False),
+    _case(_norm_in_windows, "leaky-pooled", low=False, pool=True),
+    _case(_norm_in_windows, "leaky-low-pooled", low=True, pool=True),
     _case(_max_pool, "max-pool"),
     _case(_upsample, "upsample"),
     _case(_moments, "channels"),

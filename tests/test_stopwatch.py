@@ -21,10 +21,10 @@ def test_functions_of_a_layer_are_those_between_its_output_and_its_inputs() -> N
     weight = torch.randn(3, 4, requires_grad=True)
     x = (torch.randn(2, 3, requires_grad=True) * 2).sin()
     y = (x @ weight).relu()
-    names = sorted(function.name() for function in functions_between(y.exp(), [x]))
+    names = sorted(function.name() for function in functions_between([y.exp()], [x]))
     assert names == ["ExpBackward0", "MmBackward0", "ReluBackward0"]  # neither sin nor what holds gradients
-    assert functions_between(y, [y]) == []
-    assert functions_between(torch.randn(2), []) == []
+    assert functions_between([y], [y]) == []
+    assert functions_between([torch.randn(2)], []) == []
 
 
 def test_a_call_and_its_backward_functions_are_timed_and_nothing_else() -> None:
@@ -34,6 +34,14 @@ def test_a_call_and_its_backward_functions_are_timed_and_nothing_else() -> None:
     assert (watch.seconds, watch.own) == (1, 1)
     y.sin().sum().backward()
     assert (watch.seconds, watch.own) == (3, 1)  # the backward functions of exp and of the product
+
+
+def test_results_beside_one_another_are_watched_once() -> None:
+    watch = ticking()
+    x = torch.randn(3, 4, requires_grad=True)
+    largest, _ = watch.watched(lambda t: torch.max(t, 1))(x)
+    largest.sum().backward()
+    assert watch.seconds == 2
 
 
 def test_a_layer_within_a_layer_counts_once() -> None:

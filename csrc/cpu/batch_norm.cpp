@@ -10,6 +10,8 @@
 namespace lmdis {
 namespace {
 
+using torch::headeronly::MemoryFormat;
+
 constexpr const char* kOp = "batch_norm_leaky_relu";
 
 struct Inputs {
@@ -32,7 +34,8 @@ struct Inputs {
     BatchNorm call{};
     call.x = x.const_data_ptr();
     call.dtype = dtype_of(x);
-    call.images = x.size(0), call.channels = x.size(1), call.pixels = x.size(2) * x.size(3);
+    call.images = x.size(0), call.channels = x.size(1), call.height = x.size(2), call.width = x.size(3);
+    call.pixels = call.height * call.width;
     call.interleaved = is_channels_last(x) && call.channels > 1;
     call.eps = eps, call.slope = slope;
     call.weight = weight.const_data_ptr(), call.bias = bias.const_data_ptr();
@@ -40,12 +43,42 @@ struct Inputs {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const Tensor& x, const Tensor& weight,
-                                                                 const Tensor& bias, double eps, double slope) {
+// As x lies in memory, in the arithmetic type where that is float64: itself, or a copy.
+Tensor alike(const Tensor& tensor, const BatchNorm& call, ScalarType type) {
+  const Tensor same = tensor.scalar_type() == type ? tensor : cast(tensor, type);
+  if (call.interleaved ? is_channels_last(same) : same.is_contiguous()) return same;
+  Tensor copy = torch::stable::empty(shape_of(same), type, std::nullopt, same.device(), std::nullopt,
+                                     call.interleaved ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return torch::stable::copy_(copy, same);
+}
+
+void check_even(const Tensor& x) {
+  STD_TORCH_CHECK(x.size(2) % 2 == 0 && x.size(3) % 2 == 0, kOp,
+                  ": x must have an even height and width with low or pool, got ", described(x));
+}
+std::vector<int64_t> halved(const Tensor& x) { return {x.size(0), x.size(1), x.size(2) / 2, x.size(3) / 2}; }
+Tensor empty_halved(const Inputs& in, const BatchNorm& call) {
+  return torch::stable::empty(halved(in.x), in.x.scalar_type(), std::nullopt, in.x.device(), std::nullopt,
+                              call.interleaved ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const Tensor& x, const Tensor& weight,
+                                                                         const Tensor& bias, std::optional<Tensor> low,
+                                                                         double eps, double slope, bool pool) {
   const Inputs in(x, weight, bias);
   BatchNorm call = in.call(eps, slope);
   const int64_t channels = call.channels;
   Tensor out = torch::stable::empty_like(in.x);
+  std::optional<Tensor> lower;
+  call.in_windows = low.has_value() || pool;
+  if (call.in_windows) check_even(x);
+  if (low) {
+    check_shape(kOp, "low", *low, halved(x), x.scalar_type());
+    lower = alike(*low, call, in.x.scalar_type());
+    call.low = lower->const_data_ptr();
+  }
+  Tensor pooled = pool ? empty_halved(in, call) : absent(x);
+  if (pool) call.pooled = pooled.mutable_data_ptr();
   Tensor mean = empty(x, {channels}, in.type), rstd = empty(x, {channels}, in.type);
   Tensor variance = empty(x, {channels}, in.type);
   std::vector<char> workspace(size_t(batch_norm_workspace(call)));
@@ -54,48 +87,63 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const Tensor& x
   call.variance = variance.mutable_data_ptr();
   call.workspace = workspace.data();
   kernels().batch_norm_leaky_relu(call);
-  return {cast(out, x.scalar_type()), mean, rstd, variance};
+  return {cast(out, x.scalar_type()), cast(pooled, x.scalar_type()), mean, rstd, variance};
 }
 
-std::tuple<Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(const Tensor& grad, const Tensor& x,
-                                                                  const Tensor& weight, const Tensor& bias,
-                                                                  const Tensor& mean, const Tensor& rstd, double eps,
-                                                                  double slope, bool need_x) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
+    std::optional<Tensor> grad, std::optional<Tensor> grad_pooled, const Tensor& x, const Tensor& weight,
+    const Tensor& bias, const Tensor& mean, const Tensor& rstd, std::optional<Tensor> out, double eps, double slope,
+    bool need_x, bool need_low) {
   const Inputs in(x, weight, bias);
+  const ScalarType stored = in.x.scalar_type();
   BatchNormBackward call{};
   call.forward = in.call(eps, slope);
   const int64_t channels = call.forward.channels;
-  check_shape(kOp, "grad", grad, {x.size(0), x.size(1), x.size(2), x.size(3)}, x.scalar_type());
+  STD_TORCH_CHECK(grad || grad_pooled, kOp, ": grad or grad_pooled must be a tensor");
+  STD_TORCH_CHECK(!grad_pooled || out, kOp, ": out must be a tensor with grad_pooled");
+  if (grad) check_shape(kOp, "grad", *grad, shape_of(x), x.scalar_type());
+  call.forward.in_windows = grad_pooled.has_value() || need_low;
+  if (call.forward.in_windows) check_even(x);
+  if (grad_pooled) {
+    check_shape(kOp, "grad_pooled", *grad_pooled, halved(x), x.scalar_type());
+    check_shape(kOp, "out", *out, shape_of(x), x.scalar_type());
+  }
   check_shape(kOp, "mean", mean, {channels}, in.type);
   check_shape(kOp, "rstd", rstd, {channels}, in.type);
   const Tensor means = dense(mean, in.type), deviations = dense(rstd, in.type);
-  // As x lies in memory.
-  Tensor upstream = in.x.scalar_type() == grad.scalar_type() ? grad : cast(grad, in.type);
-  if (call.forward.interleaved ? !is_channels_last(upstream) : !upstream.is_contiguous()) {
-    Tensor alike = torch::stable::empty_like(in.x);
-    upstream = torch::stable::copy_(alike, upstream);
+  std::optional<Tensor> upstream, of_pooled, maxima;
+  if (grad) upstream = alike(*grad, call.forward, stored);
+  if (grad_pooled) {
+    of_pooled = alike(*grad_pooled, call.forward, stored), maxima = alike(*out, call.forward, stored);
+    call.forward.out = const_cast<void*>(maxima->const_data_ptr());
   }
   Tensor grad_x = need_x ? torch::stable::empty_like(in.x) : absent(x);
+  const Tensor total = grad_pooled && !need_x ? torch::stable::empty_like(in.x) : grad_x;
+  Tensor grad_low = need_low ? empty_halved(in, call.forward) : absent(x);
   Tensor grad_weight = empty(x, {channels}, in.type), grad_bias = empty(x, {channels}, in.type);
   std::vector<char> workspace(size_t(batch_norm_workspace(call.forward)));
   call.forward.mean = means.data_ptr(), call.forward.rstd = deviations.data_ptr();
   call.forward.workspace = workspace.data();
-  call.grad = upstream.const_data_ptr();
+  call.grad = pointer(upstream), call.grad_pooled = pointer(of_pooled);
   call.grad_x = need_x ? grad_x.mutable_data_ptr() : nullptr;
+  if (grad_pooled) call.total = total.mutable_data_ptr();
+  if (need_low) call.grad_low = grad_low.mutable_data_ptr();
   call.grad_weight = grad_weight.mutable_data_ptr(), call.grad_bias = grad_bias.mutable_data_ptr();
   kernels().batch_norm_leaky_relu_backward(call);
-  return {cast(grad_x, x.scalar_type()), cast(grad_weight, weight.scalar_type()), cast(grad_bias, bias.scalar_type())};
+  return {cast(grad_x, x.scalar_type()), cast(grad_weight, weight.scalar_type()), cast(grad_bias, bias.scalar_type()),
+          cast(grad_low, x.scalar_type())};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lmdis_fast, m) {
   m.def(
-      "batch_norm_leaky_relu(Tensor x, Tensor weight, Tensor bias, float eps, float slope)"
-      " -> (Tensor out, Tensor mean, Tensor rstd, Tensor variance)");
+      "batch_norm_leaky_relu(Tensor x, Tensor weight, Tensor bias, Tensor? low, float eps, float slope, bool pool)"
+      " -> (Tensor out, Tensor pooled, Tensor mean, Tensor rstd, Tensor variance)");
   m.def(
-      "batch_norm_leaky_relu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd, "
-      "float eps, float slope, bool need_x) -> (Tensor, Tensor, Tensor)");
+      "batch_norm_leaky_relu_backward(Tensor? grad, Tensor? grad_pooled, Tensor x, Tensor weight, Tensor bias, "
+      "Tensor mean, Tensor rstd, Tensor? out, float eps, float slope, bool need_x, bool need_low)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lmdis_fast, CPU, m) {
   m.impl("batch_norm_leaky_relu", TORCH_BOX(&batch_norm_leaky_relu));

@@ -2,26 +2,33 @@
 #pragma once
 
 #include "bands.h"
+#include "resampling.h"
 
 namespace lmdis {
 
 struct BatchNorm {
   const void* x;  // dense: planes after each other, or the channels of a pixel side by side
   Dtype dtype;
-  int64_t images, channels, pixels;
+  int64_t images, channels, height, width, pixels;  // pixels: of an image
   bool interleaved;
   double eps, slope;
   const void *weight, *bias;   // (C); the vectors are all in the arithmetic type
   Dense mean, rstd, variance;  // (C), the variance without bias
   void* out;                   // like x
   void* workspace;             // batch_norm_workspace() bytes
+  bool in_windows;             // whether any of the following is wanted; height and width are even then
+  const void* low;             // half as high and wide as x: added to the result, each pixel four times
+  void* pooled;                // the maxima of the result's windows of 2 x 2 pixels
 };
 
 struct BatchNormBackward {
-  BatchNorm forward;  // its mean and rstd are inputs here; out is not there
-  const void* grad;   // like x
+  BatchNorm forward;  // its mean and rstd are inputs here; out is there where grad_pooled is; no low, no pooled
+  const void* grad;   // like x; null where grad_pooled is all there is
   void* grad_x;       // like x, or null
   Dense grad_weight, grad_bias;
+  const void* grad_pooled;  // half as high and wide, or null
+  void* total;              // like x: memory for the sum of both gradients; it may be grad_x
+  void* grad_low;           // half as high and wide, or null
 };
 
 // Tasks are runs of pixels (interleaved) or of one channel's planes, cut by size alone: of 64 K values, or more where
@@ -31,12 +38,20 @@ struct NormCut {
   int64_t step;    // pixels, or images, of a task
   int64_t pieces;  // tasks, or tasks of a channel
 };
+// With windows a task has whole rows of them.
 LM_FUNCTION NormCut norm_cut(const BatchNorm& call) {
   const int64_t values = 65536, whole = call.interleaved ? call.images * call.pixels : call.images;
   const int64_t fitting = values / (call.interleaved ? call.channels : call.pixels);
   const int64_t least = call.interleaved ? 4 * call.channels : 4;
-  const int64_t about = fitting > least ? fitting : least, step = call.interleaved ? (about + 63) / 64 * 64 : about;
+  int64_t multiple = call.in_windows ? 2 * call.width : 64;
+  while (multiple % 64) multiple += 2 * call.width;
+  const int64_t about = fitting > least ? fitting : least;
+  const int64_t step = call.interleaved ? (about + multiple - 1) / multiple * multiple : about;
   return {step, whole ? (whole + step - 1) / step : 0};
+}
+
+LM_FUNCTION HalvedMaps windows_of(const BatchNorm& call) {
+  return {call.dtype, call.interleaved, call.images, call.channels, call.height, call.width};
 }
 
 // Lanes after which the channels of interleaved values repeat, for any instruction set: lcm(C, 64).

@@ -34,13 +34,14 @@ class SampleRng:
         self._philox = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._philox)
         self._state: Any = self._philox.state
+        self._counter, self._key = self._state["state"]["counter"], self._state["state"]["key"]
 
     def at(self, seed: int, epoch: int, sample: int, step: int, stream: int) -> np.random.Generator:
         """The generator in the state of :func:`sample_rng`, until it is asked for the next sample's."""
         _check("sample_rng", seed=seed, epoch=epoch, sample=sample, step=step, stream=stream)
         # The lowest counter word runs as numbers are drawn; the other three and the key are ours.
-        counter, key = np.array([0, sample, step, epoch], np.uint64), np.array([seed, stream], np.uint64)
-        self._state["state"] = {"counter": counter, "key": key}
+        self._counter[:] = 0, sample, step, epoch
+        self._key[:] = seed, stream
         self._philox.state = self._state
         return self._generator
 

@@ -1,52 +1,47 @@
-"""Batch norm and leaky ReLU after a convolution: one operator in training, where it is compiled."""
+"""Batch norm and leaky ReLU after a convolution, with what an hourglass does next: one operator in training, where it is
+compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from .. import backends
 from ..ops import batch_norm_leaky_relu
+from .resampling import max_pool, upsampled_plus
+from .served import is_served
 
 NORM_EPS = 1e-3
 
 
-def _tangent(x: Tensor) -> Tensor | None:
-    """Of a forward-mode derivative, or None outside one."""
-    unpack: Callable[[Tensor], forward_ad.UnpackedDualTensor] = (
-        forward_ad.unpack_dual
-    )  # torch has not typed it
-    return unpack(x).tangent
+class Joined(NamedTuple):
+    """What leaves a layer of an hourglass: out (N, C, H, W), and its maxima over 2 x 2 pixels where they were asked for."""
+
+    out: Tensor
+    pooled: Tensor | None
 
 
-def is_served(op: str, *tensors: Tensor) -> bool:
-    """Whether a network should call ``op`` rather than torch's own layers, which compilers and other devices know.
-
-    It is, where the compiled kernel takes these tensors and neither a compiler nor an exporter looks on; forward-mode
-    derivatives have the layers alone.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and backends.takes("cpu", op, tensors)
-        and all(_tangent(tensor) is None for tensor in tensors)
-    )
+def joined(x: Tensor, low: Tensor | None, pool: bool) -> Joined:
+    """``x`` plus ``low`` with each pixel doubled, where there is one, and the maxima of that."""
+    out = x if low is None else upsampled_plus(low, x)
+    return Joined(out, max_pool(out) if pool else None)
 
 
-def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
-    """``leaky_relu(norm(x), slope)``, running statistics included; a slope of 1 is the norm alone.
+def normalise_activate(
+    norm: nn.BatchNorm2d, x: Tensor, slope: float, low: Tensor | None = None, pool: bool = False
+) -> Joined:
+    """:func:`joined` of ``leaky_relu(norm(x), slope)``, running statistics included; a slope of 1 is the norm alone.
 
-    (N, C, H, W) in and out. Torch's two layers run where the operator would not serve: outside training, while
+    (N, C, H, W) in and out. Torch's layers run where the operator would not serve: outside training, while
     compiling or exporting, without a compiled kernel, for forward-mode derivatives, for a norm with hooks or options of
     its own, and for inputs that torch refuses.
     """
     weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
     if (
         not norm.training
-        or not is_served("batch_norm_leaky_relu", x)
+        or not is_served("batch_norm_leaky_relu", x, *(() if low is None else (low,)))
         or type(norm) is not nn.BatchNorm2d
         or norm._forward_hooks
         or norm._forward_pre_hooks
@@ -58,33 +53,55 @@ def normalise_activate(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
         or x.numel() <= x.shape[1]
     ):
         normal: Tensor = norm(x)
-        return normal if slope == 1 else F.leaky_relu_(normal, slope)
-    out, batch_mean, batch_var = batch_norm_leaky_relu(x, weight, bias, eps=norm.eps, slope=slope)
+        return joined(normal if slope == 1 else F.leaky_relu_(normal, slope), low, pool)
+    alone = x.shape[2] % 2 or x.shape[3] % 2 or (low is not None and low.dtype != x.dtype)
+    windows: dict[str, Any] = {} if alone else {"low": low, "pool": pool}
+    out, batch_mean, batch_var, pooled = batch_norm_leaky_relu(
+        x, weight, bias, eps=norm.eps, slope=slope, **windows
+    )
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
         assert mean is not None and var is not None
         mean.lerp_(batch_mean.to(mean), share)
         var.lerp_(batch_var.to(var), share)
-    return out
+    return joined(out, low, pool) if alone else Joined(out, pooled)
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, then batch norm and leaky ReLU, either of which may be missing."""
+    """Convolution, then batch norm and leaky ReLU, either of which may be missing.
 
-    def forward(self, x: Tensor) -> Tensor:
+    Called with ``low`` it adds those maps, doubled; called with ``pool=True`` it returns a `Joined`.
+    """
+
+    def forward(self, x: Tensor, low: Tensor | None = None, pool: bool = False) -> Any:
         layers = list(self)
         x = layers[0](x)
         if len(layers) > 1 and isinstance(layers[1], nn.BatchNorm2d):
-            return self.normalise(x)
-        for layer in layers[1:]:
-            x = layer(x)
-        return x
+            result = self.normalise(x, low, pool)
+        else:
+            for layer in layers[1:]:
+                x = layer(x)
+            result = joined(x, low, pool)
+        return result if pool else result.out
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalise(self, x: Tensor, low: Tensor | None = None, pool: bool = False) -> Joined:
         """What comes after the convolution."""
         norm, *activation = list(self)[1:]
         assert isinstance(norm, nn.BatchNorm2d)
         slope = activation[0].negative_slope if activation else 1.0
         assert isinstance(slope, float)
-        return normalise_activate(norm, x, slope)
+        return normalise_activate(norm, x, slope, low, pool)
+
+
+class ConvChain(nn.Sequential):
+    """`ConvBlock`s one after the other; the last one is given ``low`` and ``pool``."""
+
+    def forward(self, x: Tensor, low: Tensor | None = None, pool: bool = False) -> Any:
+        blocks = list(self)
+        for block in blocks[:-1]:
+            x = block(x)
+        if blocks:
+            return blocks[-1](x, low, pool)
+        result = joined(x, low, pool)
+        return result if pool else result.out

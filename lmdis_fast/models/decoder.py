@@ -133,6 +133,5 @@ class DoublingBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         doubled = self.conv(x)[..., : 2 * height, : 2 * width]
-        return normalise_activate(
-            self.norm, doubled.contiguous(memory_format=torch.channels_last), LEAKY_SLOPE
-        )
+        doubled = doubled.contiguous(memory_format=torch.channels_last)
+        return normalise_activate(self.norm, doubled, LEAKY_SLOPE).out

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..ops import heatmap_moments
 from .config import DetectorConfig
 from .hourglass import Hourglass, conv_block
-from .resampling import max_pool
 
 
 class Detection(NamedTuple):
@@ -37,8 +36,8 @@ class Stem(nn.Module):
         self.pool = kind == "pool"
 
     def forward(self, images: Tensor) -> Tensor:
-        x: Tensor = self.block(images)
-        return max_pool(x) if self.pool else x
+        x: Tensor = self.block(images, pool=True).pooled if self.pool else self.block(images)
+        return x
 
 
 def make_stem(config: DetectorConfig) -> tuple[nn.Module, int]:
@@ -75,6 +74,8 @@ class Detector(nn.Module):
         moments = heatmap_moments(logits, over=self.config.over, temperature=self.config.temperature)
         pixels = logits.shape[-1] * logits.shape[-2]
         mass = moments.mass / pixels if self.config.over == "channels" else moments.mass
+        if padding_ratio == 1:
+            return Detection(moments.coords, moments.variance, mass)
         return Detection(moments.coords * padding_ratio, moments.variance * padding_ratio**2, mass)
 
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .batch_norm import NORM_EPS, ConvBlock
-from .resampling import max_pool, upsampled_plus
+from .batch_norm import NORM_EPS, ConvBlock, ConvChain
 
 LEAKY_SLOPE = 0.2
 
@@ -70,10 +69,10 @@ def conv_block(
     return ConvBlock(*layers)
 
 
-def conv_chain(inputs: int, widths: Sequence[int]) -> nn.Sequential:
+def conv_chain(inputs: int, widths: Sequence[int]) -> ConvChain:
     """`conv_block`s one after the other."""
     widths = list(widths)
-    return nn.Sequential(*(conv_block(i, o) for i, o in zip([inputs, *widths], widths, strict=False)))
+    return ConvChain(*(conv_block(i, o) for i, o in zip([inputs, *widths], widths, strict=False)))
 
 
 class Hourglass(nn.Module):
@@ -111,10 +110,9 @@ class Hourglass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         encoded = []
         for encoder in self.encoders:
-            x = encoder(x)
-            encoded.append(x)
-            x = max_pool(x)
+            whole, x = encoder(x, pool=True)
+            encoded.append(whole)
         x = self.bottleneck(x)
         for tensor, skip, decoder in zip(reversed(encoded), self.skips, self.decoders, strict=True):
-            x = decoder(upsampled_plus(x, skip(tensor)))
+            x = decoder(skip(tensor, low=x))
         return x if self.output is None else self.output(x)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import max_pool_2x2, upsample_add
-from .batch_norm import is_served
+from .served import is_served
 
 
 def max_pool(x: Tensor) -> Tensor:

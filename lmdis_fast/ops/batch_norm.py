@@ -1,7 +1,8 @@
 """Batch norm in training, and the leaky ReLU after it, in two walks over the maps instead of five.
 
-``out = leaky_relu(weight (x - mean) / sqrt(variance + eps) + bias)`` with the batch's own mean and variance. The
-formulas are in :mod:`lmdis_fast.reference.batch_norm`.
+``out = leaky_relu(weight (x - mean) / sqrt(variance + eps) + bias)`` with the batch's own mean and variance. Where an
+hourglass joins its resolutions, the same walks add the lower one and take the maxima for the next. The formulas are in
+:mod:`lmdis_fast.reference.batch_norm`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..reference import batch_norm as reference
 from ..reference.lattice import arithmetic_dtype
+from ..reference.resampling import result_like
 from .checks import check_maps, check_same_device, check_tensor, checked_number, described
 from .registration import register_operator
 
@@ -24,15 +26,24 @@ class BatchNorm(NamedTuple):
         out: (N, C, H, W), in x's dtype.
         mean: (C,) of the batch, in float32 at least; no gradient.
         variance: (C,) unbiased, the one that running statistics are made of; no gradient. NaN for a single value.
+        pooled: (N, C, H / 2, W / 2), in x's dtype, or None where it was not asked for.
     """
 
     out: Tensor
     mean: Tensor
     variance: Tensor
+    pooled: Tensor | None = None
 
 
 def batch_norm_leaky_relu(
-    x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5, slope: float = 0.01
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float = 1e-5,
+    slope: float = 0.01,
+    low: Tensor | None = None,
+    pool: bool = False,
 ) -> BatchNorm:
     """Batch norm by the statistics of the batch (Ioffe and Szegedy 2015), then leaky ReLU, differentiable in all tensors.
 
@@ -45,6 +56,8 @@ def batch_norm_leaky_relu(
         weight, bias: (C,) floating.
         eps: added to the variance.
         slope: of the leaky ReLU below zero, from 0 (ReLU) to 1 (batch norm alone).
+        low: (N, C, H / 2, W / 2) in x's dtype, added to the result as :func:`upsample_add` adds it; H and W are even.
+        pool: return :func:`max_pool_2x2` of the result too; H and W are even.
 
     Returns:
         :class:`BatchNorm`; ``out`` is channels_last where x is. Statistics and arithmetic are in float32, or float64
@@ -53,7 +66,7 @@ def batch_norm_leaky_relu(
     Raises:
         TypeError: an input that is no floating tensor, an eps or slope that is no number.
         ValueError: wrong ranks or numbers of channels, tensors on several devices, a negative or non-finite eps, a
-            slope outside [0, 1].
+            slope outside [0, 1], low or pool with an odd height or width, a low of another shape.
     """
     op = "batch_norm_leaky_relu"
     check_maps(op, "x", x, "(N, C, H, W)")
@@ -61,52 +74,79 @@ def batch_norm_leaky_relu(
         check_tensor(op, name, tensor, "(C,)", 1)
         if tensor.shape[0] != x.shape[1]:
             raise ValueError(f"{op}: {name} must be (C,) for x {described(x)}, got {described(tensor)}")
-    check_same_device(op, x=x, weight=weight, bias=bias)
+    pool = bool(pool)
+    if (pool or low is not None) and (x.shape[2] % 2 or x.shape[3] % 2):
+        raise ValueError(f"{op}: x must have an even height and width with low or pool, got {described(x)}")
+    if low is not None:
+        check_maps(op, "low", low, "(N, C, H / 2, W / 2)")
+        if low.shape != (*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2):
+            raise ValueError(
+                f"{op}: low must be (N, C, H / 2, W / 2) for x {described(x)}, got {described(low)}"
+            )
+        if low.dtype != x.dtype:
+            raise TypeError(f"{op}: low must be {x.dtype} as x is, got {described(low)}")
+    check_same_device(op, x=x, weight=weight, bias=bias, low=low)
     eps = checked_number(op, "eps", eps, zero=True)
     slope = checked_number(op, "slope", slope, zero=True)
     if slope > 1:
         raise ValueError(f"{op}: slope must be from 0 to 1, got {slope}")
-    out, mean, _, variance = _forward(x, weight, bias, eps, slope)
-    return BatchNorm(out, mean, variance)
+    out, pooled, mean, _, variance = _forward(x, weight, bias, low, eps, slope, pool)
+    return BatchNorm(out, mean, variance, pooled if pool else None)
 
 
 def _fake(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None, eps: float, slope: float, pool: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = arithmetic_dtype(x, weight, bias)
     mean, rstd, variance = (x.new_empty((x.shape[1],), dtype=dtype) for _ in range(3))
-    return reference.result_like(x), mean, rstd, variance
+    out = result_like(x)
+    return out, reference.pooled_like(out, pool), mean, rstd, variance
 
 
 def _fake_backward(
-    grad: Tensor,
+    grad: Tensor | None,
+    grad_pooled: Tensor | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     mean: Tensor,
     rstd: Tensor,
+    out: Tensor | None,
     eps: float,
     slope: float,
     need_x: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    of_x = reference.result_like(x) if need_x else x.new_empty((0,))
-    return of_x, weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+    need_low: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    like = result_like(x)
+    of_x = like if need_x else x.new_empty((0,))
+    of_low = reference.pooled_like(like, need_low)
+    return of_x, weight.new_empty(weight.shape), bias.new_empty(bias.shape), of_low
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    x, weight, bias, *ctx.options = inputs
-    _, mean, rstd, variance = output
-    ctx.mark_non_differentiable(mean, rstd, variance)
-    ctx.save_for_backward(x, weight, bias, mean, rstd)
+    x, weight, bias, _, eps, slope, pool = inputs
+    out, pooled, mean, rstd, variance = output
+    ctx.options = eps, slope
+    unused = () if pool else (pooled,)
+    ctx.mark_non_differentiable(mean, rstd, variance, *unused)
+    # where maxima were taken is found again
+    ctx.save_for_backward(x, weight, bias, mean, rstd, *((out,) if pool else ()))
 
 
-def _autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 5
-    need = ctx.needs_input_grad
-    of_x, of_weight, of_bias = _backward(grad, *ctx.saved_tensors, *ctx.options, need[0])
-    return of_x if need[0] else None, of_weight, of_bias, None, None
+def _autograd(
+    ctx: Any, grad: Tensor | None, grad_pooled: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    x, weight, bias, mean, rstd, *pooled_from = ctx.saved_tensors
+    if not pooled_from:
+        grad_pooled = None
+    if grad is None and grad_pooled is None:
+        return (None,) * 7
+    out = None if grad_pooled is None else pooled_from[0]
+    need_x, _, _, need_low, *_ = ctx.needs_input_grad
+    given = grad, grad_pooled, x, weight, bias, mean, rstd, out
+    of_x, of_weight, of_bias, of_low = _backward(*given, *ctx.options, need_x, need_low)
+    return of_x if need_x else None, of_weight, of_bias, of_low if need_low else None, None, None, None
 
 
 def _in_channels(
@@ -143,8 +183,8 @@ def _unfolded(results: tuple[Tensor, ...], count: int) -> tuple[tuple[Tensor, ..
 
 _backward = register_operator(
     "batch_norm_leaky_relu_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd, float eps, float slope, "
-    "bool need_x) -> (Tensor, Tensor, Tensor)",
+    "(Tensor? grad, Tensor? grad_pooled, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd, Tensor? out, "
+    "float eps, float slope, bool need_x, bool need_low) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=reference.batch_norm_leaky_relu_backward,
     fake=_fake_backward,
     vmap=_vmap_backward,
@@ -152,8 +192,8 @@ _backward = register_operator(
 )
 _forward = register_operator(
     "batch_norm_leaky_relu",
-    "(Tensor x, Tensor weight, Tensor bias, float eps, float slope)"
-    " -> (Tensor out, Tensor mean, Tensor rstd, Tensor variance)",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? low, float eps, float slope, bool pool)"
+    " -> (Tensor out, Tensor pooled, Tensor mean, Tensor rstd, Tensor variance)",
     reference=reference.batch_norm_leaky_relu,
     fake=_fake,
     setup_context=_setup_context,

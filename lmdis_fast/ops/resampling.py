@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import resampling as reference
-from ..reference.batch_norm import result_like
+from ..reference.resampling import result_like
 from .checks import check_maps, check_same_device, described
 from .registration import register_operator
 

@@ -3,13 +3,14 @@
 With M = N H W values in a channel:
 
     mean = sum x / M,   variance = sum (x - mean)^2 / M,   rstd = 1 / sqrt(variance + eps)
-    z = weight (x - mean) rstd + bias,   out = z where z > 0, slope z elsewhere
+    z = weight (x - mean) rstd + bias,   a = z where z > 0, slope z elsewhere
+    out = a, or upsample_add(low, a) where there is a low,   pooled = max_pool_2x2(out)
 
-and backward, with g the gradient by z and h = (x - mean) rstd:
+and backward, with g the gradient by z, that is of what reaches a by out and by pooled, and h = (x - mean) rstd:
 
     grad_bias = sum g,   grad_weight = sum g h,   grad_x = weight rstd (g - sum g / M - h sum (g h) / M)
 
-Both are torch's own batch norm, which is exact in float64 and fast on every device.
+Both are torch's own batch norm, which is exact in float64 and fast on every device, and .resampling.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import resampling
 from .lattice import arithmetic_dtype
+from .resampling import result_like
 
 
-def result_like(x: Tensor) -> Tensor:
-    """An uninitialised result in the layout of x where that is dense, channels_last included; else contiguous."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
-        return torch.empty_like(x)
-    return x.new_empty(x.shape)
+def pooled_like(out: Tensor, wanted: bool) -> Tensor:
+    """An uninitialised result of half the height and width, or of shape (0,)."""
+    return resampling.halved_like(out) if wanted else out.new_empty((0,))
 
 
 def _in_layout(result: Tensor, x: Tensor) -> Tensor:
-    like = result_like(x)
-    return result if result.stride() == like.stride() else like.copy_(result)
+    return resampling.in_layout(result, result_like(x))
 
 
 def _prepared(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,36 +44,54 @@ def _prepared(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def batch_norm_leaky_relu(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out (like x), mean, rstd and unbiased variance (C,)."""
+    x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None, eps: float, slope: float, pool: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """out (like x), pooled (half of that, or of shape (0,)), mean, rstd and unbiased variance (C,)."""
     maps, scale, shift = _prepared(x, weight, bias)
     if not len(x):
         nothing = torch.full_like(scale, torch.nan)
-        return result_like(x), nothing, nothing.clone(), nothing.clone()
+        out = result_like(x)
+        return out, pooled_like(out, pool), nothing, nothing.clone(), nothing.clone()
     # with momentum 1 the running variance becomes the batch's
     mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
     normal, mean, rstd = torch.native_batch_norm(
         maps, scale, shift, mean, variance, training=True, momentum=1.0, eps=eps
     )
-    return _in_layout(F.leaky_relu(normal, slope).to(x.dtype), x), mean, rstd, variance
+    out = _in_layout(F.leaky_relu(normal, slope).to(x.dtype), x)
+    if low is not None:
+        out = resampling.upsample_add(low, out)
+    pooled = resampling.max_pool_2x2(out) if pool else pooled_like(out, pool)
+    return out, pooled, mean, rstd, variance
 
 
 def batch_norm_leaky_relu_backward(
-    grad: Tensor,
+    grad: Tensor | None,
+    grad_pooled: Tensor | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     mean: Tensor,
     rstd: Tensor,
+    out: Tensor | None,
     eps: float,
     slope: float,
     need_x: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by x (shape (0,) where not needed), weight and bias. mean and rstd are functions of x here."""
+    need_low: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by x (shape (0,) where not needed), weight, bias and low (the same). mean and rstd are functions of x here.
+
+    One of the two gradients may be missing. out, of which the maxima were taken, is needed for that of pooled.
+    """
+    like = result_like(x)
     if not len(x):
-        of_x = result_like(x) if need_x else x.new_empty((0,))
-        return of_x, weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
+        of_x = like if need_x else x.new_empty((0,))
+        return of_x, weight.new_zeros(weight.shape), bias.new_zeros(bias.shape), pooled_like(like, need_low)
+    if grad_pooled is not None:
+        assert out is not None
+        of_out = resampling.max_pool_2x2_backward(grad_pooled, out)
+        grad = of_out if grad is None else grad + of_out
+    assert grad is not None
+    of_low = resampling.upsample_add_backward(_in_layout(grad, x)) if need_low else x.new_empty((0,))
     maps, scale, shift = _prepared(x, weight, bias)
     with torch.no_grad():
         row = (1, -1, 1, 1)
@@ -84,4 +102,4 @@ def batch_norm_leaky_relu_backward(
         maps, scale, None, None, mean.detach(), rstd.detach(), True, eps, [need_x, True, True],
     )  # fmt: skip
     of_x = _in_layout(of_x.to(x.dtype), x) if need_x else x.new_empty((0,))
-    return of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype)
+    return of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype), of_low

@@ -18,7 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch_norm import result_like
+
+def result_like(x: Tensor) -> Tensor:
+    """An uninitialised result in the layout of x where that is dense, channels_last included; else contiguous."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 def halved_like(x: Tensor) -> Tensor:
@@ -33,13 +38,14 @@ def halved_like(x: Tensor) -> Tensor:
     )
 
 
-def _in_layout(result: Tensor, like: Tensor) -> Tensor:
+def in_layout(result: Tensor, like: Tensor) -> Tensor:
+    """The result with the strides of ``like``, which is uninitialised."""
     return result if result.stride() == like.stride() else like.copy_(result)
 
 
 def max_pool_2x2(x: Tensor) -> Tensor:
     """(N, C, H // 2, W // 2)."""
-    return _in_layout(F.max_pool2d(x, 2), halved_like(x))
+    return in_layout(F.max_pool2d(x, 2), halved_like(x))
 
 
 def max_pool_2x2_backward(grad: Tensor, x: Tensor) -> Tensor:
@@ -47,13 +53,13 @@ def max_pool_2x2_backward(grad: Tensor, x: Tensor) -> Tensor:
     _, index = F.max_pool2d(x.detach().contiguous(), 2, return_indices=True)
     planes = grad.new_zeros((*x.shape[:2], x.shape[2] * x.shape[3]))
     planes = planes.scatter(2, index.flatten(2), grad.flatten(2))
-    return _in_layout(planes.view(x.shape), result_like(x))
+    return in_layout(planes.view(x.shape), result_like(x))
 
 
 def upsample_add(x: Tensor, skip: Tensor) -> Tensor:
     """(N, C, 2H, 2W), like skip."""
     doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return _in_layout(doubled + skip, result_like(skip))
+    return in_layout(doubled + skip, result_like(skip))
 
 
 def upsample_add_backward(grad: Tensor) -> Tensor:
@@ -61,4 +67,4 @@ def upsample_add_backward(grad: Tensor) -> Tensor:
     wide = grad.float() if grad.dtype.itemsize == 2 else grad
     rows = wide[:, :, 0::2] + wide[:, :, 1::2]
     sums = rows[..., 0::2] + rows[..., 1::2]
-    return _in_layout(sums.to(grad.dtype), halved_like(grad))
+    return in_layout(sums.to(grad.dtype), halved_like(grad))

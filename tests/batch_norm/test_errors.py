@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lmdis_fast import backends
 from lmdis_fast.ops import batch_norm_leaky_relu
 
 X, W = torch.zeros(2, 3, 5, 6), torch.ones(3)
@@ -31,6 +32,36 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((X, W, W), {"eps": math.inf}, ValueError, "eps must be finite, got inf"),
     ((X, W, W), {"slope": 1.5}, ValueError, "slope must be from 0 to 1, got 1.5"),
     ((X, W, W), {"slope": -0.1}, ValueError, "slope must be at least 0, got -0.1"),
+    (
+        (X, W, W),
+        {"pool": True},
+        ValueError,
+        "x must have an even height and width with low or pool, got (2, 3, 5, 6)",
+    ),
+    (
+        (X, W, W),
+        {"low": X},
+        ValueError,
+        "x must have an even height and width with low or pool, got (2, 3, 5, 6)",
+    ),
+    (
+        (X[..., 1:, :], W, W),
+        {"low": X},
+        ValueError,
+        "low must be (N, C, H / 2, W / 2) for x (2, 3, 4, 6) torch.float32",
+    ),
+    (
+        (X[..., 1:, :], W, W),
+        {"low": 3},
+        TypeError,
+        "low must be a (N, C, H / 2, W / 2) floating tensor, got int",
+    ),
+    (
+        (X[..., 1:, :], W, W),
+        {"low": X[..., :2, :3].double()},
+        TypeError,
+        "low must be torch.float32 as x is, got (2, 3, 2, 3) torch.float64",
+    ),
     ((X, W, W), {"slope": "steep"}, TypeError, "slope must be a number, got str"),
 ]
 
@@ -46,3 +77,30 @@ def test_empty_batch_is_no_error() -> None:
     found = batch_norm_leaky_relu(x, W, W)
     assert found.out.shape == (0, 3, 5, 6) and found.mean.isnan().all()
     found.out.sum().backward()
+
+
+def test_compiled_operator_checks_what_it_is_given() -> None:
+    """It is callable through torch.ops, and touches no memory that is not there."""
+    if not backends.can_run("cpu", "batch_norm_leaky_relu"):
+        pytest.skip("the compiled extension is not there")
+    forward, backward = (
+        torch.ops.lmdis_fast.batch_norm_leaky_relu,
+        torch.ops.lmdis_fast.batch_norm_leaky_relu_backward,
+    )
+    x, low = X[..., 1:, :], X[..., :2, :3]
+    for args in (
+        (X, W, W, None, 1e-5, 0.1, True),
+        (x, W, W, X, 1e-5, 0.1, False),
+        (x, W, W, low.double(), 1e-5, 0.1, False),
+    ):
+        with pytest.raises(RuntimeError, match=r"batch_norm_leaky_relu: (x|low) must "):
+            forward(*args)
+    for args, text in (
+        ((None, None, x, W, W, W, W, None, 1e-5, 0.1, True, False), "grad or grad_pooled must be a tensor"),
+        ((x, low, x, W, W, W, W, None, 1e-5, 0.1, True, False), "out must be a tensor with grad_pooled"),
+        ((x, x, x, W, W, W, W, x, 1e-5, 0.1, True, False), "grad_pooled must be"),
+        ((x, low, x, W, W, W, W, X, 1e-5, 0.1, True, False), "out must be"),
+        ((X, None, X, W, W, W, W, None, 1e-5, 0.1, True, True), "x must have an even height"),
+    ):
+        with pytest.raises(RuntimeError, match=re.escape(text)):
+            backward(*args)

@@ -31,7 +31,8 @@ def test_values(
     weight, bias = draw.uniform((channels,), seed + 1), draw.uniform((channels,), seed + 2)
     expected = formula.batch_norm_leaky_relu(x.numpy(), weight.numpy(), bias.numpy(), eps, slope)
     found = batch_norm_leaky_relu(x, weight, bias, eps=eps, slope=slope)
-    for out, want in zip(found, expected, strict=True):
+    assert found.pooled is None
+    for out, want in zip(found[:3], expected, strict=True):
         assert_near(out, torch.from_numpy(want))
 
 

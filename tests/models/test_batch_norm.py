@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lmdis_fast import backends
-from lmdis_fast.models.hourglass import conv_block
+from lmdis_fast.models.hourglass import conv_block, conv_chain
 
 X = torch.randn(3, 4, 9, 7, generator=torch.Generator().manual_seed(1))
 
@@ -84,3 +84,42 @@ def test_compiles_to_torch_s_layers() -> None:
     out = torch.compile(block, backend=backend, fullgraph=True)(X)
     assert not any("lmdis_fast" in name for name in found)
     torch.testing.assert_close(out, F.leaky_relu(block[1](block[0](X)), 0.2))
+
+
+@pytest.mark.parametrize("sides", [(8, 6), (9, 6)], ids=["windows", "odd"])
+@pytest.mark.parametrize("options", [{}, {"norm": False}, {"activation": False}], ids=str)
+@pytest.mark.parametrize("train", [True, False])
+def test_joins_the_resolutions_of_an_hourglass(
+    sides: tuple[int, int], options: dict[str, bool], train: bool
+) -> None:
+    """Adds the lower maps and takes the maxima as torch's layers do after it, and sends their gradients back."""
+    block = conv_block(4, 6, **options).train(train)
+    x = torch.randn(3, 4, *sides, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    low = None
+    if sides[0] % 2 == 0:
+        halves = sides[0] // 2, sides[1] // 2
+        low = torch.randn(3, 6, *halves, generator=torch.Generator().manual_seed(3)).requires_grad_()
+
+    def steps() -> tuple[Tensor, Tensor]:
+        out = plain(block)(x)
+        out = out if low is None else out + F.interpolate(low, scale_factor=2.0, mode="nearest")
+        return out, F.max_pool2d(out, 2)
+
+    expected, found = steps(), block(x, low, pool=True)
+    leaves = [x] if low is None else [x, low]
+    upstream = [torch.linspace(-1, 1, t.numel()).view_as(t) for t in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(list(r), leaves, upstream) for r in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_chain_gives_its_last_block_what_comes_next() -> None:
+    chain, low = conv_chain(4, [5, 6]), torch.ones(3, 6, 4, 3)
+    x = torch.randn(3, 4, 8, 6, generator=torch.Generator().manual_seed(2))
+    expected = nn.Sequential(*copy.deepcopy(chain))(x) + 1
+    out, pooled = copy.deepcopy(chain)(x, low=low, pool=True)
+    torch.testing.assert_close(out, expected)
+    assert torch.equal(pooled, F.max_pool2d(out, 2))
+    empty = conv_chain(6, [])
+    assert torch.equal(empty(out), out) and torch.equal(empty(out, pool=True).pooled, pooled)
