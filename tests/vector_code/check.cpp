@@ -1,4 +1,4 @@
-// The vector code without torch: the baseline kernels of three rooms against plain loops in double. It is compiled for
+// The vector code without torch: the baseline kernels of four rooms against plain loops in double. It is compiled for
 // the machine at hand with sanitizers, and for another processor (tests/test_vector_code.py).
 #include <math.h>
 #include <stdio.h>
@@ -268,6 +268,65 @@ void check_resampling(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, i
   });
 }
 
+// The norm with windows of 2 x 2 pixels: maps (n, c, 2 h, 2 w), whose result gets the lower maps and whose maxima are
+// taken, and the gradients of both. Arrays end where the maps do.
+template <class S, class A>
+void check_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool last, double near) {
+  const size_t whole = size_t(n * c * 4 * h * w), quarter = size_t(n * c * h * w), channels = size_t(c);
+  Array<S> x(whole), out(whole), grad(whole), grad_x(whole);
+  Array<S> low(quarter), pooled(quarter), grad_pooled(quarter), grad_low(quarter);
+  Array<A> weight(channels), bias(channels), mean(channels), rstd(channels), variance(channels);
+  Array<A> grad_weight(channels), grad_bias(channels);
+  for (size_t i = 0; i < whole; ++i) assign(x.data[i], uniform()), assign(grad.data[i], uniform());
+  for (size_t i = 0; i < quarter; ++i) assign(low.data[i], uniform()), assign(grad_pooled.data[i], uniform());
+  for (size_t i = 0; i < channels; ++i) weight.data[i] = A(1.2 + uniform()), bias.data[i] = A(uniform());
+  BatchNorm call{};
+  call.x = x.data, call.dtype = dtype, call.interleaved = last && c > 1;
+  call.images = n, call.channels = c, call.height = 2 * h, call.width = 2 * w, call.pixels = 4 * h * w;
+  call.eps = 1e-3, call.slope = 0.2, call.weight = weight.data, call.bias = bias.data;
+  call.mean = mean.data, call.rstd = rstd.data, call.variance = variance.data, call.out = out.data;
+  call.in_windows = true, call.low = low.data, call.pooled = pooled.data;
+  std::vector<char> workspace(size_t(batch_norm_workspace(call)));
+  call.workspace = workspace.data();
+  baseline::kernels.batch_norm_leaky_relu(call);
+  BatchNormBackward back{};
+  back.forward = call, back.forward.low = nullptr, back.forward.pooled = nullptr;
+  back.grad = grad.data, back.grad_pooled = grad_pooled.data, back.total = back.grad_x = grad_x.data;
+  back.grad_weight = grad_weight.data, back.grad_bias = grad_bias.data, back.grad_low = grad_low.data;
+  baseline::kernels.batch_norm_leaky_relu_backward(back);
+  const Maps larger = maps_of(x.data, dtype, n, c, 2 * h, 2 * w, last),
+             halved = maps_of(low.data, dtype, n, c, h, w, last);
+  for (int64_t k = 0; k < c; ++k) {
+    const double scale = double(weight.data[k]) * double(rstd.data[k]), about = double(mean.data[k]);
+    double sum = 0, along = 0;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t z = 0; z < w; ++z) {
+          const int64_t at = place(halved, i, k, y, z);
+          int64_t window[4], most = place(larger, i, k, 2 * y, 2 * z);
+          double total = 0;
+          for (int j = 0; j < 4; ++j) {
+            window[j] = place(larger, i, k, 2 * y + j / 2, 2 * z + j % 2);
+            if (value(out.data[window[j]]) > value(out.data[most])) most = window[j];
+          }
+          for (int64_t pixel : window) {
+            const double moved = value(x.data[pixel]) - about, normal = moved * scale + double(bias.data[k]);
+            const double activated = normal > 0 ? normal : 0.2 * normal;
+            expect_near("norm with low", value(out.data[pixel]), activated + value(low.data[at]), 4 * near);
+            const double upstream = value(grad.data[pixel]) + (pixel == most ? value(grad_pooled.data[at]) : 0.0);
+            const double below = normal > 0 ? upstream : 0.2 * upstream;
+            total += upstream, sum += below, along += below * moved;
+          }
+          expect_near("norm, pooled", value(pooled.data[at]), value(out.data[most]), 0);
+          expect_near("norm, gradient of low", value(grad_low.data[at]), total, 8 * near);
+        }
+    const double count = double(n * 4 * h * w);
+    expect_near("norm, gradient of bias", double(grad_bias.data[k]), sum, near * count);
+    expect_near("norm, gradient of weight", double(grad_weight.data[k]), along * double(rstd.data[k]),
+                8 * near * count);
+  }
+}
+
 }  // namespace
 }  // namespace lmdis
 
@@ -287,6 +346,9 @@ int main() {
         check_resampling<double>(Dtype::float64, 1, channels, h, w, 1, last, 1e-15);
         check_resampling<uint16_t>(Dtype::bfloat16, 2, channels, h, w, 1, last, 1e-2);
         check_resampling<Half>(Dtype::float16, 1, channels, h, w, 0, last, 1e-3);
+        check_norm<float, float>(Dtype::float32, 2, channels, h, w, last, 1e-6);
+        check_norm<double, double>(Dtype::float64, 3, channels, h, w, last, 1e-14);
+        check_norm<uint16_t, float>(Dtype::bfloat16, 1, channels, h, w, last, 2e-2);
       }
       check_splat<float, float>(Dtype::float32, 2, 3, h, w, 2e-6);
       check_splat<double, double>(Dtype::float64, 1, 3, h, w, 1e-12);
