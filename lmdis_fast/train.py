@@ -93,7 +93,7 @@ def loss_terms(
     coords = output.detection.coords
     originals, twins = coords.chunk(2)
     ratio = pair.padded.shape[-1] / size
-    mapped = pair.spline.transform(twins / ratio) * ratio if ratio != 1 else pair.spline.transform(twins)
+    mapped = pair.spline.transform(twins / ratio) * ratio
     inside = (mapped.abs() <= 1).all(-1) if config.equivariance_mask == "frame" else None
     parted = fraction / config.separation_until
     terms = {

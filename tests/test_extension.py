@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parent.parent / "csrc"
 #: What knows torch; kernels do not, so that any compiler takes them: g++ for any processor, nvcc, the emulator's.
 ENTRIES = {
     *("module.cpp", "cpu/parallel.cpp", "cpu/backend.h", "cuda/module.cpp", "cuda/backend.h"),
-    *("entries/tensors.h", "cpu/batch_norm.cpp", "cpu/resampling.cpp"),
+    *("entries/tensors.h", "cpu/halved_tensors.h", "cpu/batch_norm.cpp", "cpu/resampling.cpp"),
 }
 #: Rooms with CUDA kernels.
 GPU_ROOMS = [room for room in ROOMS if room not in LAYERS]

@@ -4,13 +4,10 @@
 #include "batch_norm.h"
 
 #include "backend.h"
-
-#include "../entries/tensors.h"
+#include "halved_tensors.h"
 
 namespace lmdis {
 namespace {
-
-using torch::headeronly::MemoryFormat;
 
 constexpr const char* kOp = "batch_norm_leaky_relu";
 
@@ -35,31 +32,20 @@ struct Inputs {
     call.x = x.const_data_ptr();
     call.dtype = dtype_of(x);
     call.images = x.size(0), call.channels = x.size(1), call.height = x.size(2), call.width = x.size(3);
-    call.pixels = call.height * call.width;
     call.interleaved = is_channels_last(x) && call.channels > 1;
     call.eps = eps, call.slope = slope;
     call.weight = weight.const_data_ptr(), call.bias = bias.const_data_ptr();
     return call;
   }
+  // In the dtype and layout of x as the call has it: itself, or a copy.
+  Tensor alike(const Tensor& tensor, const BatchNorm& call) const {
+    return torch::stable::contiguous(cast(tensor, x.scalar_type()), format_of(windows_of(call)));
+  }
 };
-
-// As x lies in memory, in the arithmetic type where that is float64: itself, or a copy.
-Tensor alike(const Tensor& tensor, const BatchNorm& call, ScalarType type) {
-  const Tensor same = tensor.scalar_type() == type ? tensor : cast(tensor, type);
-  if (call.interleaved ? is_channels_last(same) : same.is_contiguous()) return same;
-  Tensor copy = torch::stable::empty(shape_of(same), type, std::nullopt, same.device(), std::nullopt,
-                                     call.interleaved ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  return torch::stable::copy_(copy, same);
-}
 
 void check_even(const Tensor& x) {
   STD_TORCH_CHECK(x.size(2) % 2 == 0 && x.size(3) % 2 == 0, kOp,
                   ": x must have an even height and width with low or pool, got ", described(x));
-}
-std::vector<int64_t> halved(const Tensor& x) { return {x.size(0), x.size(1), x.size(2) / 2, x.size(3) / 2}; }
-Tensor empty_halved(const Inputs& in, const BatchNorm& call) {
-  return torch::stable::empty(halved(in.x), in.x.scalar_type(), std::nullopt, in.x.device(), std::nullopt,
-                              call.interleaved ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const Tensor& x, const Tensor& weight,
@@ -73,11 +59,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const T
   call.in_windows = low.has_value() || pool;
   if (call.in_windows) check_even(x);
   if (low) {
-    check_shape(kOp, "low", *low, halved(x), x.scalar_type());
-    lower = alike(*low, call, in.x.scalar_type());
+    check_shape(kOp, "low", *low, shape_of(windows_of(call)), x.scalar_type());
+    lower = in.alike(*low, call);
     call.low = lower->const_data_ptr();
   }
-  Tensor pooled = pool ? empty_halved(in, call) : absent(x);
+  Tensor pooled = pool ? empty_halved(in.x, windows_of(call)) : absent(x);
   if (pool) call.pooled = pooled.mutable_data_ptr();
   Tensor mean = empty(x, {channels}, in.type), rstd = empty(x, {channels}, in.type);
   Tensor variance = empty(x, {channels}, in.type);
@@ -95,7 +81,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
     const Tensor& bias, const Tensor& mean, const Tensor& rstd, std::optional<Tensor> out, double eps, double slope,
     bool need_x, bool need_low) {
   const Inputs in(x, weight, bias);
-  const ScalarType stored = in.x.scalar_type();
   BatchNormBackward call{};
   call.forward = in.call(eps, slope);
   const int64_t channels = call.forward.channels;
@@ -105,21 +90,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
   call.forward.in_windows = grad_pooled.has_value() || need_low;
   if (call.forward.in_windows) check_even(x);
   if (grad_pooled) {
-    check_shape(kOp, "grad_pooled", *grad_pooled, halved(x), x.scalar_type());
+    check_shape(kOp, "grad_pooled", *grad_pooled, shape_of(windows_of(call.forward)), x.scalar_type());
     check_shape(kOp, "out", *out, shape_of(x), x.scalar_type());
   }
   check_shape(kOp, "mean", mean, {channels}, in.type);
   check_shape(kOp, "rstd", rstd, {channels}, in.type);
   const Tensor means = dense(mean, in.type), deviations = dense(rstd, in.type);
   std::optional<Tensor> upstream, of_pooled, maxima;
-  if (grad) upstream = alike(*grad, call.forward, stored);
+  if (grad) upstream = in.alike(*grad, call.forward);
   if (grad_pooled) {
-    of_pooled = alike(*grad_pooled, call.forward, stored), maxima = alike(*out, call.forward, stored);
+    of_pooled = in.alike(*grad_pooled, call.forward), maxima = in.alike(*out, call.forward);
     call.forward.out = const_cast<void*>(maxima->const_data_ptr());
   }
   Tensor grad_x = need_x ? torch::stable::empty_like(in.x) : absent(x);
   const Tensor total = grad_pooled && !need_x ? torch::stable::empty_like(in.x) : grad_x;
-  Tensor grad_low = need_low ? empty_halved(in, call.forward) : absent(x);
+  Tensor grad_low = need_low ? empty_halved(in.x, windows_of(call.forward)) : absent(x);
   Tensor grad_weight = empty(x, {channels}, in.type), grad_bias = empty(x, {channels}, in.type);
   std::vector<char> workspace(size_t(batch_norm_workspace(call.forward)));
   call.forward.mean = means.data_ptr(), call.forward.rstd = deviations.data_ptr();

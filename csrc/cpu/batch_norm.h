@@ -9,7 +9,7 @@ namespace lmdis {
 struct BatchNorm {
   const void* x;  // dense: planes after each other, or the channels of a pixel side by side
   Dtype dtype;
-  int64_t images, channels, height, width, pixels;  // pixels: of an image
+  int64_t images, channels, height, width;
   bool interleaved;
   double eps, slope;
   const void *weight, *bias;   // (C); the vectors are all in the arithmetic type
@@ -31,6 +31,8 @@ struct BatchNormBackward {
   void* grad_low;           // half as high and wide, or null
 };
 
+LM_FUNCTION int64_t pixels_of(const BatchNorm& call) { return call.height * call.width; }  // of an image
+
 // Tasks are runs of pixels (interleaved) or of one channel's planes, cut by size alone: of 64 K values, or more where
 // that is needed so that their records, 16 bytes a channel, take no more than a float per pixel. Whole multiples of 64
 // pixels leave no tails between vectors.
@@ -40,8 +42,8 @@ struct NormCut {
 };
 // With windows a task has whole rows of them.
 LM_FUNCTION NormCut norm_cut(const BatchNorm& call) {
-  const int64_t values = 65536, whole = call.interleaved ? call.images * call.pixels : call.images;
-  const int64_t fitting = values / (call.interleaved ? call.channels : call.pixels);
+  const int64_t values = 65536, whole = call.interleaved ? call.images * pixels_of(call) : call.images;
+  const int64_t fitting = values / (call.interleaved ? call.channels : pixels_of(call));
   const int64_t least = call.interleaved ? 4 * call.channels : 4;
   int64_t multiple = call.in_windows ? 2 * call.width : 64;
   while (multiple % 64) multiple += 2 * call.width;

@@ -2,37 +2,20 @@
 #include "resampling.h"
 
 #include "backend.h"
-
-#include "../entries/tensors.h"
+#include "halved_tensors.h"
 
 namespace lmdis {
 namespace {
-
-using torch::headeronly::MemoryFormat;
 
 constexpr const char* kPool = "max_pool_2x2";
 constexpr const char* kUpsample = "upsample_add";
 
 bool is_interleaved(const Tensor& dense) { return !dense.is_contiguous() && is_channels_last(dense); }
 
-MemoryFormat format_of(const HalvedMaps& maps) {
-  return maps.interleaved ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
 // `larger` is dense.
 HalvedMaps halved(const Tensor& larger) {
   return {dtype_of(larger), is_interleaved(larger), larger.size(0), larger.size(1), larger.size(2), larger.size(3)};
 }
-std::vector<int64_t> shape_of(const HalvedMaps& maps) {
-  return {maps.images, maps.channels, maps.height / 2, maps.width / 2};
-}
-
-// Half as high and wide as `larger`, in the same layout.
-Tensor empty_halved(const Tensor& larger, const HalvedMaps& maps) {
-  return torch::stable::empty(shape_of(maps), larger.scalar_type(), std::nullopt, larger.device(), std::nullopt,
-                              format_of(maps));
-}
-
 void check_windows(const Tensor& x) {
   check_maps(kPool, "x", x, "(N, C, H, W)");
   STD_TORCH_CHECK(x.size(2) >= 2 && x.size(3) >= 2, kPool,

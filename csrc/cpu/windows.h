@@ -123,18 +123,26 @@ LM_FUNCTION auto exceeds(V value, V most) {
   return (value > most) | (value != value);
 }
 
+// visit(window of x, where it begins, where its pixel of the halved maps is, how many) for the windows of so many rows.
+template <bool interleaved, class S, class Visit>
+LM_FUNCTION void each_window(const WindowRows<S>& rows, RowRange range, const S* x, Visit visit) {
+  const int64_t right = rows.pitch, below = rows.below();
+  rows.template windows<interleaved>(
+      range, [=](int64_t at, int64_t halved, int64_t count) __attribute__((always_inline)) {
+        visit(load_window<S, interleaved>(x + at, right, below, count), at, halved, count);
+      });
+}
+
 // out = maximum of each window.
 template <bool interleaved, class S>
 static void pool_windows(const WindowRows<S>& rows, RowRange range, const S* x, S* out) {
   using A = arithmetic<S>;
-  const int64_t right = rows.pitch, below = rows.below();
-  rows.template windows<interleaved>(
-      range, [=](int64_t at, int64_t to, int64_t count) __attribute__((always_inline)) {
-        const Window<A> w = load_window<S, interleaved>(x + at, right, below, count);
+  each_window<interleaved>(
+      rows, range, x, [=](const Window<A>& w, int64_t, int64_t halved, int64_t count) __attribute__((always_inline)) {
         vec<A> most = w.at[0];
 #pragma GCC unroll 3
         for (int i = 1; i < 4; ++i) most = exceeds(w.at[i], most) ? w.at[i] : most;
-        store_up_to(out + to, most, count);
+        store_up_to(out + halved, most, count);
       });
 }
 
@@ -145,10 +153,10 @@ static void spread_to_maxima(const WindowRows<S>& rows, RowRange range, const S*
                              S* grad_x) {
   using A = arithmetic<S>;
   const int64_t right = rows.pitch, below = rows.below();
-  rows.template windows<interleaved>(
-      range, [=](int64_t at, int64_t to, int64_t count) __attribute__((always_inline)) {
-        const Window<A> w = load_window<S, interleaved>(x + at, right, below, count);
-        const vec<A> g = load_up_to(grad + to, count);
+  each_window<interleaved>(
+      rows, range,
+      x, [=](const Window<A>& w, int64_t at, int64_t halved, int64_t count) __attribute__((always_inline)) {
+        const vec<A> g = load_up_to(grad + halved, count);
         vec<A> most = w.at[0];
         ivec<A> replaces[4] = {};  // from the second pixel on
 #pragma GCC unroll 3
@@ -179,10 +187,9 @@ template <bool interleaved, class S>
 static void add_to_windows(const WindowRows<S>& rows, RowRange range, const S* x, const S* skip, S* out) {
   using A = arithmetic<S>;
   const int64_t right = rows.pitch, below = rows.below();
-  rows.template windows<interleaved>(
-      range, [=](int64_t at, int64_t from, int64_t count) __attribute__((always_inline)) {
-        const vec<A> value = load_up_to(x + from, count);
-        Window<A> w = load_window<S, interleaved>(skip + at, right, below, count);
+  each_window<interleaved>(
+      rows, range, skip, [=](Window<A> w, int64_t at, int64_t halved, int64_t count) __attribute__((always_inline)) {
+        const vec<A> value = load_up_to(x + halved, count);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) w.at[i] += value;
         store_window<S, interleaved>(out + at, right, below, w, count);
@@ -193,11 +200,9 @@ static void add_to_windows(const WindowRows<S>& rows, RowRange range, const S* x
 template <bool interleaved, class S>
 static void sum_windows(const WindowRows<S>& rows, RowRange range, const S* x, S* sums) {
   using A = arithmetic<S>;
-  const int64_t right = rows.pitch, below = rows.below();
-  rows.template windows<interleaved>(
-      range, [=](int64_t at, int64_t to, int64_t count) __attribute__((always_inline)) {
-        const Window<A> w = load_window<S, interleaved>(x + at, right, below, count);
-        store_up_to(sums + to, (w.at[0] + w.at[1]) + (w.at[2] + w.at[3]), count);
+  each_window<interleaved>(
+      rows, range, x, [=](const Window<A>& w, int64_t, int64_t halved, int64_t count) __attribute__((always_inline)) {
+        store_up_to(sums + halved, (w.at[0] + w.at[1]) + (w.at[2] + w.at[3]), count);
       });
 }
 

@@ -55,9 +55,9 @@ def normalise_activate(
         normal: Tensor = norm(x)
         return joined(normal if slope == 1 else F.leaky_relu_(normal, slope), low, pool)
     alone = x.shape[2] % 2 or x.shape[3] % 2 or (low is not None and low.dtype != x.dtype)
-    windows: dict[str, Any] = {} if alone else {"low": low, "pool": pool}
+    inside = None if alone else low
     out, batch_mean, batch_var, pooled = batch_norm_leaky_relu(
-        x, weight, bias, eps=norm.eps, slope=slope, **windows
+        x, weight, bias, eps=norm.eps, slope=slope, low=inside, pool=pool and not alone
     )
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)

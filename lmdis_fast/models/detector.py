@@ -74,8 +74,6 @@ class Detector(nn.Module):
         moments = heatmap_moments(logits, over=self.config.over, temperature=self.config.temperature)
         pixels = logits.shape[-1] * logits.shape[-2]
         mass = moments.mass / pixels if self.config.over == "channels" else moments.mass
-        if padding_ratio == 1:
-            return Detection(moments.coords, moments.variance, mass)
         return Detection(moments.coords * padding_ratio, moments.variance * padding_ratio**2, mass)
 
 

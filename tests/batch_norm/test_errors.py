@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from lmdis_fast import backends
 from lmdis_fast.ops import batch_norm_leaky_relu
 
 X, W = torch.zeros(2, 3, 5, 6), torch.ones(3)
@@ -79,10 +78,9 @@ def test_empty_batch_is_no_error() -> None:
     found.out.sum().backward()
 
 
+@pytest.mark.usefixtures("compiled")
 def test_compiled_operator_checks_what_it_is_given() -> None:
     """It is callable through torch.ops, and touches no memory that is not there."""
-    if not backends.can_run("cpu", "batch_norm_leaky_relu"):
-        pytest.skip("the compiled extension is not there")
     forward, backward = (
         torch.ops.lmdis_fast.batch_norm_leaky_relu,
         torch.ops.lmdis_fast.batch_norm_leaky_relu_backward,

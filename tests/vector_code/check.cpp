@@ -282,7 +282,7 @@ void check_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool la
   for (size_t i = 0; i < channels; ++i) weight.data[i] = A(1.2 + uniform()), bias.data[i] = A(uniform());
   BatchNorm call{};
   call.x = x.data, call.dtype = dtype, call.interleaved = last && c > 1;
-  call.images = n, call.channels = c, call.height = 2 * h, call.width = 2 * w, call.pixels = 4 * h * w;
+  call.images = n, call.channels = c, call.height = 2 * h, call.width = 2 * w;
   call.eps = 1e-3, call.slope = 0.2, call.weight = weight.data, call.bias = bias.data;
   call.mean = mean.data, call.rstd = rstd.data, call.variance = variance.data, call.out = out.data;
   call.in_windows = true, call.low = low.data, call.pooled = pooled.data;
