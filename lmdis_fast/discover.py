@@ -152,7 +152,7 @@ def find_landmarks(
 ) -> Iterator[tuple[Found, npt.NDArray[np.float32]]]:
     """Each image's landmarks in pixels of its original, and as (K, 2) points in [-1, 1] of its square."""
     images = torch.from_numpy(np.stack([item.square for item in batch])).permute(0, 3, 1, 2)
-    detection = model.detect(images.to(next(model.parameters()).device), views=views)
+    detection = model.detect(images.to(model.device), views=views)
     coords, variance, mass = (np.asarray(t.double().cpu()) for t in detection)
     for item, points, var, share in zip(batch, coords, variance, mass, strict=True):
         left, top, right, bottom = item.frame.box

@@ -47,7 +47,7 @@ def jitter_colour(images: Tensor, contrast: Tensor, brightness: Tensor) -> Tenso
 
 def make_pair(model: LandmarkAutoencoder, batch: Batch, config: TrainConfig, step: int) -> Pair:
     """Jitter, pad and warp one batch."""
-    device = next(model.parameters()).device
+    device = model.device
     images = batch.images.to(device, non_blocking=True) / 255  # bytes become float32 in the same pass
     draws = (config.seed, batch.epochs, batch.samples, step)
     colour = random_colour(*draws, config.colour)

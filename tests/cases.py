@@ -251,6 +251,7 @@ def _case(make: Callable[..., Case], name: str, **options: Any) -> Case:
 CASES = [
     _case(_norm, "leaky", eps=1e-2, slope=0.2),
     _case(_norm, "norm-alone", eps=1e-2, slope=1.0),
+    _case(_norm, "leaky-upsampled", eps=1e-2, slope=0.2, upsample=True),
     _case(_norm_in_windows, "leaky-low", low=True, pool=False),
     _case(_norm_in_windows, "leaky-pooled", low=False, pool=True),
     _case(_norm_in_windows, "leaky-low-pooled", low=True, pool=True),

@@ -11,6 +11,11 @@ namespace {
 
 constexpr const char* kOp = "batch_norm_leaky_relu";
 
+std::vector<int64_t> result_shape(const BatchNorm& call) {
+  const int64_t times = call.upsampled ? 2 : 1;
+  return {call.images, call.channels, times * call.height, times * call.width};
+}
+
 struct Inputs {
   ScalarType type;
   Tensor x, weight, bias;
@@ -25,7 +30,7 @@ struct Inputs {
     weight = dense(w, type);
     bias = dense(b, type);
   }
-  BatchNorm call(double eps, double slope) const {
+  BatchNorm call(double eps, double slope, bool upsample) const {
     check_not_negative(kOp, "eps", eps);
     STD_TORCH_CHECK(slope >= 0 && slope <= 1, kOp, ": slope must be from 0 to 1, got ", slope);
     BatchNorm call{};
@@ -33,9 +38,14 @@ struct Inputs {
     call.dtype = dtype_of(x);
     call.images = x.size(0), call.channels = x.size(1), call.height = x.size(2), call.width = x.size(3);
     call.interleaved = is_channels_last(x) && call.channels > 1;
-    call.eps = eps, call.slope = slope;
+    if (upsample && pixels_of(call) == 1) call.interleaved = false;  // one pixel is laid out either way, its result not
+    call.eps = eps, call.slope = slope, call.upsampled = upsample;
     call.weight = weight.const_data_ptr(), call.bias = bias.const_data_ptr();
     return call;
+  }
+  Tensor empty_result(const BatchNorm& call) const {
+    return torch::stable::empty(result_shape(call), x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                                format_of(windows_of(call)));
   }
   // In the dtype and layout of x as the call has it: itself, or a copy.
   Tensor alike(const Tensor& tensor, const BatchNorm& call) const {
@@ -50,13 +60,15 @@ void check_even(const Tensor& x) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const Tensor& x, const Tensor& weight,
                                                                          const Tensor& bias, std::optional<Tensor> low,
-                                                                         double eps, double slope, bool pool) {
+                                                                         double eps, double slope, bool pool,
+                                                                         bool upsample) {
   const Inputs in(x, weight, bias);
-  BatchNorm call = in.call(eps, slope);
+  BatchNorm call = in.call(eps, slope, upsample);
   const int64_t channels = call.channels;
-  Tensor out = torch::stable::empty_like(in.x);
   std::optional<Tensor> lower;
   call.in_windows = low.has_value() || pool;
+  STD_TORCH_CHECK(!(upsample && call.in_windows), kOp, ": upsample goes with neither low nor pool");
+  Tensor out = upsample ? in.empty_result(call) : torch::stable::empty_like(in.x);
   if (call.in_windows) check_even(x);
   if (low) {
     check_shape(kOp, "low", *low, shape_of(windows_of(call)), x.scalar_type());
@@ -79,15 +91,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu(const T
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
     std::optional<Tensor> grad, std::optional<Tensor> grad_pooled, const Tensor& x, const Tensor& weight,
     const Tensor& bias, const Tensor& mean, const Tensor& rstd, std::optional<Tensor> out, double eps, double slope,
-    bool need_x, bool need_low) {
+    bool upsample, bool need_x, bool need_low) {
   const Inputs in(x, weight, bias);
   BatchNormBackward call{};
-  call.forward = in.call(eps, slope);
+  call.forward = in.call(eps, slope, upsample);
   const int64_t channels = call.forward.channels;
   STD_TORCH_CHECK(grad || grad_pooled, kOp, ": grad or grad_pooled must be a tensor");
   STD_TORCH_CHECK(!grad_pooled || out, kOp, ": out must be a tensor with grad_pooled");
-  if (grad) check_shape(kOp, "grad", *grad, shape_of(x), x.scalar_type());
   call.forward.in_windows = grad_pooled.has_value() || need_low;
+  STD_TORCH_CHECK(!(upsample && call.forward.in_windows), kOp, ": upsample goes with neither low nor pool");
+  if (grad) check_shape(kOp, "grad", *grad, result_shape(call.forward), x.scalar_type());
   if (call.forward.in_windows) check_even(x);
   if (grad_pooled) {
     check_shape(kOp, "grad_pooled", *grad_pooled, shape_of(windows_of(call.forward)), x.scalar_type());
@@ -103,7 +116,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
     call.forward.out = const_cast<void*>(maxima->const_data_ptr());
   }
   Tensor grad_x = need_x ? torch::stable::empty_like(in.x) : absent(x);
-  const Tensor total = grad_pooled && !need_x ? torch::stable::empty_like(in.x) : grad_x;
+  const bool gathered = grad_pooled.has_value() || upsample;
+  const Tensor total = gathered && !need_x ? torch::stable::empty_like(in.x) : grad_x;
   Tensor grad_low = need_low ? empty_halved(in.x, windows_of(call.forward)) : absent(x);
   Tensor grad_weight = empty(x, {channels}, in.type), grad_bias = empty(x, {channels}, in.type);
   std::vector<char> workspace(size_t(batch_norm_workspace(call.forward)));
@@ -111,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
   call.forward.workspace = workspace.data();
   call.grad = pointer(upstream), call.grad_pooled = pointer(of_pooled);
   call.grad_x = need_x ? grad_x.mutable_data_ptr() : nullptr;
-  if (grad_pooled) call.total = total.mutable_data_ptr();
+  if (gathered) call.total = total.mutable_data_ptr();
   if (need_low) call.grad_low = grad_low.mutable_data_ptr();
   call.grad_weight = grad_weight.mutable_data_ptr(), call.grad_bias = grad_bias.mutable_data_ptr();
   kernels().batch_norm_leaky_relu_backward(call);
@@ -123,11 +137,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_leaky_relu_backward(
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lmdis_fast, m) {
   m.def(
-      "batch_norm_leaky_relu(Tensor x, Tensor weight, Tensor bias, Tensor? low, float eps, float slope, bool pool)"
+      "batch_norm_leaky_relu(Tensor x, Tensor weight, Tensor bias, Tensor? low, float eps, float slope, bool pool, "
+      "bool upsample)"
       " -> (Tensor out, Tensor pooled, Tensor mean, Tensor rstd, Tensor variance)");
   m.def(
       "batch_norm_leaky_relu_backward(Tensor? grad, Tensor? grad_pooled, Tensor x, Tensor weight, Tensor bias, "
-      "Tensor mean, Tensor rstd, Tensor? out, float eps, float slope, bool need_x, bool need_low)"
+      "Tensor mean, Tensor rstd, Tensor? out, float eps, float slope, bool upsample, bool need_x, bool need_low)"
       " -> (Tensor, Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lmdis_fast, CPU, m) {

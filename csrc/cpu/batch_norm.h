@@ -14,20 +14,22 @@ struct BatchNorm {
   double eps, slope;
   const void *weight, *bias;   // (C); the vectors are all in the arithmetic type
   Dense mean, rstd, variance;  // (C), the variance without bias
-  void* out;                   // like x
+  void* out;                   // like x; twice as high and wide if upsampled
   void* workspace;             // batch_norm_workspace() bytes
   bool in_windows;             // whether any of the following is wanted; height and width are even then
   const void* low;             // half as high and wide as x: added to the result, each pixel four times
   void* pooled;                // the maxima of the result's windows of 2 x 2 pixels
+  bool upsampled;              // whether each pixel of the result is written four times; nothing is in windows then
 };
 
 struct BatchNormBackward {
   BatchNorm forward;  // its mean and rstd are inputs here; out is there where grad_pooled is; no low, no pooled
-  const void* grad;   // like x; null where grad_pooled is all there is
+  const void* grad;   // like out; null where grad_pooled is all there is
   void* grad_x;       // like x, or null
   Dense grad_weight, grad_bias;
   const void* grad_pooled;  // half as high and wide, or null
-  void* total;              // like x: memory for the sum of both gradients; it may be grad_x
+  void* total;              // like x: memory for the gradient before it passes the norm, gathered from both, or from
+                            // the upsampled pixels; it may be grad_x
   void* grad_low;           // half as high and wide, or null
 };
 
@@ -40,20 +42,23 @@ struct NormCut {
   int64_t step;    // pixels, or images, of a task
   int64_t pieces;  // tasks, or tasks of a channel
 };
-// With windows a task has whole rows of them.
+// With windows a task has whole rows of them, and whole rows where pixels are upsampled.
 LM_FUNCTION NormCut norm_cut(const BatchNorm& call) {
   const int64_t values = 65536, whole = call.interleaved ? call.images * pixels_of(call) : call.images;
   const int64_t fitting = values / (call.interleaved ? call.channels : pixels_of(call));
   const int64_t least = call.interleaved ? 4 * call.channels : 4;
-  int64_t multiple = call.in_windows ? 2 * call.width : 64;
-  while (multiple % 64) multiple += 2 * call.width;
+  const int64_t whole_rows = call.upsampled ? call.width : call.in_windows ? 2 * call.width : 64;
+  int64_t multiple = whole_rows ? whole_rows : 64;
+  while (multiple % 64) multiple += whole_rows;
   const int64_t about = fitting > least ? fitting : least;
   const int64_t step = call.interleaved ? (about + multiple - 1) / multiple * multiple : about;
   return {step, whole ? (whole + step - 1) / step : 0};
 }
 
+// Of the result, in which a pixel of x is a window where it is upsampled.
 LM_FUNCTION HalvedMaps windows_of(const BatchNorm& call) {
-  return {call.dtype, call.interleaved, call.images, call.channels, call.height, call.width};
+  const int64_t times = call.upsampled ? 2 : 1;
+  return {call.dtype, call.interleaved, call.images, call.channels, times * call.height, times * call.width};
 }
 
 // Lanes after which the channels of interleaved values repeat, for any instruction set: lcm(C, 64).

@@ -196,6 +196,18 @@ static void add_to_windows(const WindowRows<S>& rows, RowRange range, const S* x
       });
 }
 
+// Each of a few rows' pixels, which begin at x, four times into the windows of out.
+template <bool interleaved, class S>
+static void copy_to_windows(const WindowRows<S>& rows, RowRange range, const S* x, S* out) {
+  using A = arithmetic<S>;
+  const int64_t right = rows.pitch, below = rows.below(), before = range.first * rows.columns * rows.pitch;
+  rows.template windows<interleaved>(
+      range, [=](int64_t at, int64_t halved, int64_t count) __attribute__((always_inline)) {
+        const vec<A> value = load_up_to(x + (halved - before), count);
+        store_window<S, interleaved>(out + at, right, below, Window<A>{{value, value, value, value}}, count);
+      });
+}
+
 // sums = the sum of each window.
 template <bool interleaved, class S>
 static void sum_windows(const WindowRows<S>& rows, RowRange range, const S* x, S* sums) {

@@ -99,7 +99,7 @@ def detect_all(
     model: LandmarkAutoencoder, data: ImageData, samples: npt.NDArray[np.int64], views: int = 1
 ) -> Array:
     """(n, K, 2) landmarks of some images of a data set."""
-    device = next(model.parameters()).device
+    device = model.device
     parts = [
         model.detect(gather(data, samples[i : i + BATCH]).to(device), views=views).coords.double().cpu()
         for i in range(0, len(samples), BATCH)
@@ -124,7 +124,7 @@ def untrained_twin(model: LandmarkAutoencoder, data: ImageData, config: TrainCon
     """The same network before training: the weights that the run's seed gives, with batch statistics of the data."""
     random_state = torch.get_rng_state()
     torch.manual_seed(config.seed)
-    twin = LandmarkAutoencoder(config.model).to(next(model.parameters()).device)
+    twin = LandmarkAutoencoder(config.model).to(model.device)
     torch.set_rng_state(random_state)
     train = data.train_indices()
     config = replace(config, batch_size=min(config.batch_size, len(train)))

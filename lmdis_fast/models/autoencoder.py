@@ -63,6 +63,11 @@ class LandmarkAutoencoder(nn.Module):
         self.decoder = Decoder(config.decoder, config.landmarks, config.features.descriptor)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.decoder.first.conv.weight.device
+
     # ---- for users -------------------------------------------------------------------------------------------------
 
     def detect(self, images: Tensor, *, views: int = 1) -> Detection:
@@ -109,7 +114,7 @@ class LandmarkAutoencoder(nn.Module):
                 raise TypeError(f"decode: code.{name} must be floating point, got {tensor.dtype}")
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"decode: code.{name} must be finite, got NaN or infinity")
-        device = next(self.parameters()).device
+        device = self.device
         if coords.device != device or features.device != device:
             raise ValueError(f"decode: code must be on {device}, got {coords.device} and {features.device}")
         if not len(coords):
@@ -159,7 +164,7 @@ class LandmarkAutoencoder(nn.Module):
 
     def autocast(self) -> torch.autocast:
         """The precision of the convolutions; landmarks are computed in float32 whatever it is."""
-        device = next(self.parameters()).device.type
+        device = self.device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def _locate(self, logits: Tensor) -> Detection:
@@ -177,7 +182,7 @@ class LandmarkAutoencoder(nn.Module):
             raise TypeError(f"{name}: images must be a torch.Tensor, got {type(images).__name__}")
         if images.dim() != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(f"{name}: images must be (N, 3, {size}, {size}), got {tuple(images.shape)}")
-        device = next(self.parameters()).device
+        device = self.device
         if images.device != device:
             raise ValueError(f"{name}: images must be on {device} like the model, got {images.device}")
         if images.dtype == torch.uint8:

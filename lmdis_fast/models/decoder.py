@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..ops import render_gaussians, splat_landmarks
 from .batch_norm import NORM_EPS, normalise_activate
 from .config import DecoderConfig
-from .hourglass import LEAKY_SLOPE, Hourglass, conv_block, xavier_
+from .hourglass import LEAKY_SLOPE, Hourglass, before_norm, conv_block, xavier_
 from .landmark_features import GroupLinear
 
 
@@ -47,9 +47,9 @@ class SplatConv(nn.Module):
         spread = self.conv.weight[:, split:].view(outputs, levels, self.features, 9)
         own = torch.einsum("olst,nks->nolkt", spread, vectors).reshape(n, outputs, split, 3, 3)
         weights = (weight + own).reshape(n * outputs, split, 3, 3)
-        out = F.conv2d(heatmaps.reshape(1, n * split, height, width), weights, padding=1, groups=n)
-        out = out.view(n, outputs, height, width)
-        return out if self.conv.bias is None else out + self.conv.bias[:, None, None]
+        bias = None if self.conv.bias is None else self.conv.bias.repeat(n)
+        out = F.conv2d(heatmaps.reshape(1, n * split, height, width), weights, bias, padding=1, groups=n)
+        return out.view(n, outputs, height, width)
 
 
 class Decoder(nn.Module):
@@ -78,12 +78,13 @@ class Decoder(nn.Module):
         first = encoder[0]
         assert isinstance(first, nn.Sequential)
         self.first = SplatConv(channels, levels, features, config.hourglass.levels[0].encoder[0])
+        before_norm(self.first.conv)
         first[0] = nn.Identity()
         self.hourglass = body
         self.upsample: nn.Module = nn.Identity()
         if config.upsample == "nearest":
             self.upsample = nn.Sequential(
-                nn.Upsample(scale_factor=2, mode="nearest"),
+                nn.Identity(),  # the hourglass doubles its result itself; parameters keep their names
                 conv_block(body.out_channels, config.upsample_width),
             )
         elif config.upsample == "transposed":
@@ -93,6 +94,7 @@ class Decoder(nn.Module):
             if config.upsample == "none"
             else conv_block(config.upsample_width, 3, norm=config.output_norm, activation=False)
         )
+        self.sigmoid = nn.Sigmoid()
 
     def gains(self) -> list[float]:
         """Weight of a landmark's peak against the background, one for each width (row 6)."""
@@ -116,8 +118,10 @@ class Decoder(nn.Module):
                 coords, (size, size), sigma=sigmas, gain=self.gains(), background=1.0, normalize="channels"
             )
             x = self.first.fold(maps, vectors)
-        x = self.hourglass(x.contiguous(memory_format=torch.channels_last))
-        return torch.sigmoid(self.output(self.upsample(x)).float())
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.hourglass(x, upsample=config.upsample == "nearest")
+        images: Tensor = self.sigmoid(self.output(self.upsample(x)).float())
+        return images
 
 
 class DoublingBlock(nn.Module):
@@ -128,6 +132,7 @@ class DoublingBlock(nn.Module):
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 3, 2)
         xavier_(self.conv)
+        before_norm(self.conv)
         self.norm = nn.BatchNorm2d(outputs, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:

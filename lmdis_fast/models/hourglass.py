@@ -55,6 +55,16 @@ def xavier_(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         nn.init.zeros_(conv.bias)
 
 
+def before_norm(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Leave the bias of a convolution before a batch norm at what it is.
+
+    The norm takes it away again, so that its gradient is nothing but rounding, of which Adam would make steps as large as
+    any.
+    """
+    if conv.bias is not None:
+        conv.bias.requires_grad_(False)
+
+
 def conv_block(
     inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, norm: bool = True, activation: bool = True
 ) -> nn.Sequential:
@@ -63,6 +73,7 @@ def conv_block(
     xavier_(conv)
     layers: list[nn.Module] = [conv]
     if norm:
+        before_norm(conv)
         layers.append(nn.BatchNorm2d(outputs, eps=NORM_EPS))
     if activation:
         layers.append(nn.LeakyReLU(LEAKY_SLOPE, inplace=True))
@@ -107,12 +118,14 @@ class Hourglass(nn.Module):
         self.output = conv_block(width, output, norm=output_norm, activation=False) if output else None
         self.out_channels = output or width
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, upsample: bool = False) -> Tensor:
+        """With ``upsample`` each pixel of what the finest level gives is doubled along both axes."""
         encoded = []
         for encoder in self.encoders:
             whole, x = encoder(x, pool=True)
             encoded.append(whole)
-        x = self.bottleneck(x)
-        for tensor, skip, decoder in zip(reversed(encoded), self.skips, self.decoders, strict=True):
-            x = decoder(skip(tensor, low=x))
+        x = self.bottleneck(x, upsample=upsample and not encoded)
+        for skip, decoder in zip(self.skips, self.decoders, strict=True):
+            joint = skip(encoded.pop(), low=x)
+            x = decoder(joint, upsample=upsample and not encoded)
         return x if self.output is None else self.output(x)

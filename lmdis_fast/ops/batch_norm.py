@@ -1,8 +1,8 @@
 """Batch norm in training, and the leaky ReLU after it, in two walks over the maps instead of five.
 
 ``out = leaky_relu(weight (x - mean) / sqrt(variance + eps) + bias)`` with the batch's own mean and variance. Where an
-hourglass joins its resolutions, the same walks add the lower one and take the maxima for the next. The formulas are in
-:mod:`lmdis_fast.reference.batch_norm`.
+hourglass joins its resolutions, the same walks add the lower one and take the maxima for the next, and where maps are
+doubled for a convolution they are written doubled. The formulas are in :mod:`lmdis_fast.reference.batch_norm`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..reference import batch_norm as reference
 from ..reference.lattice import arithmetic_dtype
-from ..reference.resampling import result_like
+from ..reference.resampling import doubled_like, result_like
 from .checks import check_maps, check_same_device, check_tensor, checked_number, described
 from .registration import register_operator
 
@@ -23,7 +23,7 @@ class BatchNorm(NamedTuple):
     """What :func:`batch_norm_leaky_relu` returns.
 
     Attributes:
-        out: (N, C, H, W), in x's dtype.
+        out: (N, C, H, W), in x's dtype; (N, C, 2H, 2W) with ``upsample``.
         mean: (C,) of the batch, in float32 at least; no gradient.
         variance: (C,) unbiased, the one that running statistics are made of; no gradient. NaN for a single value.
         pooled: (N, C, H / 2, W / 2), in x's dtype, or None where it was not asked for.
@@ -44,6 +44,7 @@ def batch_norm_leaky_relu(
     slope: float = 0.01,
     low: Tensor | None = None,
     pool: bool = False,
+    upsample: bool = False,
 ) -> BatchNorm:
     """Batch norm by the statistics of the batch (Ioffe and Szegedy 2015), then leaky ReLU, differentiable in all tensors.
 
@@ -58,6 +59,8 @@ def batch_norm_leaky_relu(
         slope: of the leaky ReLU below zero, from 0 (ReLU) to 1 (batch norm alone).
         low: (N, C, H / 2, W / 2) in x's dtype, added to the result as :func:`upsample_add` adds it; H and W are even.
         pool: return :func:`max_pool_2x2` of the result too; H and W are even.
+        upsample: return the result with each pixel doubled along both axes, as
+            ``torch.nn.functional.interpolate(..., scale_factor=2)`` does; with neither ``low`` nor ``pool``.
 
     Returns:
         :class:`BatchNorm`; ``out`` is channels_last where x is. Statistics and arithmetic are in float32, or float64
@@ -66,7 +69,7 @@ def batch_norm_leaky_relu(
     Raises:
         TypeError: an input that is no floating tensor, an eps or slope that is no number.
         ValueError: wrong ranks or numbers of channels, tensors on several devices, a negative or non-finite eps, a
-            slope outside [0, 1], low or pool with an odd height or width, a low of another shape.
+            slope outside [0, 1], low or pool with an odd height or width or with upsample, a low of another shape.
     """
     op = "batch_norm_leaky_relu"
     check_maps(op, "x", x, "(N, C, H, W)")
@@ -74,7 +77,11 @@ def batch_norm_leaky_relu(
         check_tensor(op, name, tensor, "(C,)", 1)
         if tensor.shape[0] != x.shape[1]:
             raise ValueError(f"{op}: {name} must be (C,) for x {described(x)}, got {described(tensor)}")
-    pool = bool(pool)
+    pool, upsample = bool(pool), bool(upsample)
+    if upsample and (pool or low is not None):
+        raise ValueError(
+            f"{op}: upsample goes with neither low nor pool, got {'pool' if pool else 'low'} too"
+        )
     if (pool or low is not None) and (x.shape[2] % 2 or x.shape[3] % 2):
         raise ValueError(f"{op}: x must have an even height and width with low or pool, got {described(x)}")
     if low is not None:
@@ -90,16 +97,23 @@ def batch_norm_leaky_relu(
     slope = checked_number(op, "slope", slope, zero=True)
     if slope > 1:
         raise ValueError(f"{op}: slope must be from 0 to 1, got {slope}")
-    out, pooled, mean, _, variance = _forward(x, weight, bias, low, eps, slope, pool)
+    out, pooled, mean, _, variance = _forward(x, weight, bias, low, eps, slope, pool, upsample)
     return BatchNorm(out, mean, variance, pooled if pool else None)
 
 
 def _fake(
-    x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None, eps: float, slope: float, pool: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    low: Tensor | None,
+    eps: float,
+    slope: float,
+    pool: bool,
+    upsample: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = arithmetic_dtype(x, weight, bias)
     mean, rstd, variance = (x.new_empty((x.shape[1],), dtype=dtype) for _ in range(3))
-    out = result_like(x)
+    out = doubled_like(x) if upsample else result_like(x)
     return out, reference.pooled_like(out, pool), mean, rstd, variance
 
 
@@ -114,6 +128,7 @@ def _fake_backward(
     out: Tensor | None,
     eps: float,
     slope: float,
+    upsample: bool,
     need_x: bool,
     need_low: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,9 +140,9 @@ def _fake_backward(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    x, weight, bias, _, eps, slope, pool = inputs
+    x, weight, bias, _, eps, slope, pool, upsample = inputs
     out, pooled, mean, rstd, variance = output
-    ctx.options = eps, slope
+    ctx.options = eps, slope, upsample
     unused = () if pool else (pooled,)
     ctx.mark_non_differentiable(mean, rstd, variance, *unused)
     # where maxima were taken is found again
@@ -141,12 +156,13 @@ def _autograd(
     if not pooled_from:
         grad_pooled = None
     if grad is None and grad_pooled is None:
-        return (None,) * 7
+        return (None,) * 8
     out = None if grad_pooled is None else pooled_from[0]
     need_x, _, _, need_low, *_ = ctx.needs_input_grad
     given = grad, grad_pooled, x, weight, bias, mean, rstd, out
     of_x, of_weight, of_bias, of_low = _backward(*given, *ctx.options, need_x, need_low)
-    return of_x if need_x else None, of_weight, of_bias, of_low if need_low else None, None, None, None
+    of_maps = of_x if need_x else None, of_weight, of_bias, of_low if need_low else None
+    return *of_maps, None, None, None, None
 
 
 def _in_channels(
@@ -184,7 +200,7 @@ def _unfolded(results: tuple[Tensor, ...], count: int) -> tuple[tuple[Tensor, ..
 _backward = register_operator(
     "batch_norm_leaky_relu_backward",
     "(Tensor? grad, Tensor? grad_pooled, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd, Tensor? out, "
-    "float eps, float slope, bool need_x, bool need_low) -> (Tensor, Tensor, Tensor, Tensor)",
+    "float eps, float slope, bool upsample, bool need_x, bool need_low) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=reference.batch_norm_leaky_relu_backward,
     fake=_fake_backward,
     vmap=_vmap_backward,
@@ -192,7 +208,7 @@ _backward = register_operator(
 )
 _forward = register_operator(
     "batch_norm_leaky_relu",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? low, float eps, float slope, bool pool)"
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? low, float eps, float slope, bool pool, bool upsample)"
     " -> (Tensor out, Tensor pooled, Tensor mean, Tensor rstd, Tensor variance)",
     reference=reference.batch_norm_leaky_relu,
     fake=_fake,

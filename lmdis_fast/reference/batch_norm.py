@@ -5,6 +5,7 @@ With M = N H W values in a channel:
     mean = sum x / M,   variance = sum (x - mean)^2 / M,   rstd = 1 / sqrt(variance + eps)
     z = weight (x - mean) rstd + bias,   a = z where z > 0, slope z elsewhere
     out = a, or upsample_add(low, a) where there is a low,   pooled = max_pool_2x2(out)
+    out[2 y + i, 2 x + j] = a[y, x] for i, j = 0, 1 with upsample
 
 and backward, with g the gradient by z, that is of what reaches a by out and by pooled, and h = (x - mean) rstd:
 
@@ -44,20 +45,31 @@ def _prepared(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def batch_norm_leaky_relu(
-    x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None, eps: float, slope: float, pool: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    low: Tensor | None,
+    eps: float,
+    slope: float,
+    pool: bool,
+    upsample: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """out (like x), pooled (half of that, or of shape (0,)), mean, rstd and unbiased variance (C,)."""
+    """out (like x, or twice that), pooled (half of that, or of shape (0,)), mean, rstd and unbiased variance (C,)."""
     maps, scale, shift = _prepared(x, weight, bias)
     if not len(x):
         nothing = torch.full_like(scale, torch.nan)
-        out = result_like(x)
+        out = resampling.doubled_like(x) if upsample else result_like(x)
         return out, pooled_like(out, pool), nothing, nothing.clone(), nothing.clone()
     # with momentum 1 the running variance becomes the batch's
     mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
     normal, mean, rstd = torch.native_batch_norm(
         maps, scale, shift, mean, variance, training=True, momentum=1.0, eps=eps
     )
-    out = _in_layout(F.leaky_relu(normal, slope).to(x.dtype), x)
+    activated = F.leaky_relu(normal, slope).to(x.dtype)
+    if upsample:
+        out = resampling.in_layout(resampling.doubled(activated), resampling.doubled_like(x))
+    else:
+        out = _in_layout(activated, x)
     if low is not None:
         out = resampling.upsample_add(low, out)
     pooled = resampling.max_pool_2x2(out) if pool else pooled_like(out, pool)
@@ -75,6 +87,7 @@ def batch_norm_leaky_relu_backward(
     out: Tensor | None,
     eps: float,
     slope: float,
+    upsample: bool,
     need_x: bool,
     need_low: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,6 +104,8 @@ def batch_norm_leaky_relu_backward(
         of_out = resampling.max_pool_2x2_backward(grad_pooled, out)
         grad = of_out if grad is None else grad + of_out
     assert grad is not None
+    if upsample:
+        grad = resampling.upsample_add_backward(grad)
     of_low = resampling.upsample_add_backward(_in_layout(grad, x)) if need_low else x.new_empty((0,))
     maps, scale, shift = _prepared(x, weight, bias)
     with torch.no_grad():

@@ -28,10 +28,18 @@ def result_like(x: Tensor) -> Tensor:
 
 def halved_like(x: Tensor) -> Tensor:
     """An uninitialised result of half the height and width, channels_last where x is, else contiguous."""
+    return _resized_like(x, x.shape[2] // 2, x.shape[3] // 2)
+
+
+def doubled_like(x: Tensor) -> Tensor:
+    """An uninitialised result of twice the height and width, channels_last where x is, else contiguous."""
+    return _resized_like(x, 2 * x.shape[2], 2 * x.shape[3])
+
+
+def _resized_like(x: Tensor, height: int, width: int) -> Tensor:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    batch, channels, height, width = x.shape
     return torch.empty(
-        (batch, channels, height // 2, width // 2),
+        (*x.shape[:2], height, width),
         dtype=x.dtype,
         device=x.device,
         memory_format=torch.channels_last if last else torch.contiguous_format,
@@ -56,10 +64,14 @@ def max_pool_2x2_backward(grad: Tensor, x: Tensor) -> Tensor:
     return in_layout(planes.view(x.shape), result_like(x))
 
 
+def doubled(x: Tensor) -> Tensor:
+    """(N, C, 2H, 2W): each pixel along both axes."""
+    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
 def upsample_add(x: Tensor, skip: Tensor) -> Tensor:
     """(N, C, 2H, 2W), like skip."""
-    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return in_layout(doubled + skip, result_like(skip))
+    return in_layout(doubled(x) + skip, result_like(skip))
 
 
 def upsample_add_backward(grad: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def held_out_sheet(model: LandmarkAutoencoder, data: ImageData) -> Picture:
     """Held-out images with landmarks, above their reconstructions."""
     held_out = data.test_indices() if len(data.test_indices()) else data.train_indices()
     samples = held_out[np.unique(np.linspace(0, len(held_out) - 1, SHOWN).astype(np.int64))]
-    images = gather(data, samples).to(next(model.parameters()).device)
+    images = gather(data, samples).to(model.device)
     code = model.encode(images)
     coords = np.asarray(code.coords.cpu())
     rebuilt = to_pictures(model.decode(code))
@@ -66,7 +66,7 @@ def final_evaluation(model: LandmarkAutoencoder, data: ImageData, config: TrainC
 
 def environment(model: LandmarkAutoencoder) -> str:
     """What the run ran on, in one line."""
-    device = next(model.parameters()).device
+    device = model.device
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"

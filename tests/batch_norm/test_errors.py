@@ -62,6 +62,18 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
         "low must be torch.float32 as x is, got (2, 3, 2, 3) torch.float64",
     ),
     ((X, W, W), {"slope": "steep"}, TypeError, "slope must be a number, got str"),
+    (
+        (X[..., 1:, :], W, W),
+        {"pool": True, "upsample": True},
+        ValueError,
+        "upsample goes with neither low nor pool, got pool too",
+    ),
+    (
+        (X[..., 1:, :], W, W),
+        {"low": X[..., :2, :3], "upsample": True},
+        ValueError,
+        "upsample goes with neither low nor pool, got low too",
+    ),
 ]
 
 
@@ -87,18 +99,23 @@ def test_compiled_operator_checks_what_it_is_given() -> None:
     )
     x, low = X[..., 1:, :], X[..., :2, :3]
     for args in (
-        (X, W, W, None, 1e-5, 0.1, True),
-        (x, W, W, X, 1e-5, 0.1, False),
-        (x, W, W, low.double(), 1e-5, 0.1, False),
+        (X, W, W, None, 1e-5, 0.1, True, False),
+        (x, W, W, X, 1e-5, 0.1, False, False),
+        (x, W, W, low.double(), 1e-5, 0.1, False, False),
     ):
         with pytest.raises(RuntimeError, match=r"batch_norm_leaky_relu: (x|low) must "):
             forward(*args)
+    with pytest.raises(RuntimeError, match="upsample goes with neither low nor pool"):
+        forward(x, W, W, low, 1e-5, 0.1, False, True)
+    options = 1e-5, 0.1, False, True  # eps, slope, upsample, need_x
     for args, text in (
-        ((None, None, x, W, W, W, W, None, 1e-5, 0.1, True, False), "grad or grad_pooled must be a tensor"),
-        ((x, low, x, W, W, W, W, None, 1e-5, 0.1, True, False), "out must be a tensor with grad_pooled"),
-        ((x, x, x, W, W, W, W, x, 1e-5, 0.1, True, False), "grad_pooled must be"),
-        ((x, low, x, W, W, W, W, X, 1e-5, 0.1, True, False), "out must be"),
-        ((X, None, X, W, W, W, W, None, 1e-5, 0.1, True, True), "x must have an even height"),
+        ((None, None, x, W, W, W, W, None, *options, False), "grad or grad_pooled must be a tensor"),
+        ((x, low, x, W, W, W, W, None, *options, False), "out must be a tensor with grad_pooled"),
+        ((x, x, x, W, W, W, W, x, *options, False), "grad_pooled must be"),
+        ((x, low, x, W, W, W, W, X, *options, False), "out must be"),
+        ((X, None, X, W, W, W, W, None, *options, True), "x must have an even height"),
+        ((x, None, x, W, W, W, W, None, 1e-5, 0.1, True, True, False), "grad must be (2, 3, 8, 12)"),
+        ((x, None, x, W, W, W, W, None, 1e-5, 0.1, True, True, True), "upsample goes with neither low nor"),
     ):
         with pytest.raises(RuntimeError, match=re.escape(text)):
             backward(*args)

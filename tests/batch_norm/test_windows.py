@@ -66,18 +66,19 @@ def test_backward(
     x, weight, bias, low = parts(channels, halves, dtype, layout, seed)
     with torch.no_grad():
         out, pooled, mean, rstd, _ = torch.ops.lmdis_fast.batch_norm_leaky_relu(
-            x, weight, bias, low, 1e-5, 0.2, True
+            x, weight, bias, low, 1e-5, 0.2, True, False
         )
     grad = None if used == "pooled" else maps(tuple(x.shape), seed + 4, dtype, layout)
     of_pooled = None if used == "out" else maps(tuple(pooled.shape), seed + 5, dtype, layout)
     backward = torch.ops.lmdis_fast.batch_norm_leaky_relu_backward
     given_ = x, weight, bias, mean, rstd
-    found = backward(grad, of_pooled, *given_, None if of_pooled is None else out, 1e-5, 0.2, need_x, True)
+    kept = None if of_pooled is None else out
+    found = backward(grad, of_pooled, *given_, kept, 1e-5, 0.2, False, need_x, True)
     leaf = out.detach().requires_grad_()
     total = torch.zeros_like(out) if grad is None else grad
     if of_pooled is not None:
         total = total + torch.autograd.grad(max_pool_2x2(leaf), leaf, of_pooled)[0]
-    expected = backward(total, None, *given_, None, 1e-5, 0.2, need_x, False)
+    expected = backward(total, None, *given_, None, 1e-5, 0.2, False, need_x, False)
     for ours, theirs in zip(found[:3], expected[:3], strict=True):
         assert ours.shape == theirs.shape and ours.stride() == theirs.stride()
         assert_near(ours, theirs.double(), theirs)
@@ -106,6 +107,39 @@ def test_gradients_are_those_of_the_steps(
     found, expected = (torch.autograd.grad(r, leaves, upstream) for r in results)
     for ours, theirs in zip(found, expected, strict=True):
         assert_near(ours, theirs)
+
+
+@given(CHANNELS, HALVES, DTYPES, LAYOUTS, st.booleans(), draw.seeds)
+def test_upsampled(
+    channels: int, sides: tuple[int, int], dtype: Any, layout: Any, need_x: bool, seed: int
+) -> None:
+    """Each pixel four times, odd sides too, and the sum of their gradients."""
+    x, weight, bias = (
+        maps((3, channels, *sides), seed, dtype, layout),
+        draw.uniform((channels,), seed + 1).float() + 1.2,
+        draw.uniform((channels,), seed + 2).float(),
+    )
+    if x[:, 0].numel() < 2:
+        return
+    plain = batch_norm_leaky_relu(x, weight, bias, slope=0.2)
+    forward, backward = (
+        getattr(torch.ops.lmdis_fast, f"batch_norm_leaky_relu{name}") for name in ("", "_backward")
+    )
+    out, _, mean, rstd, variance = forward(x, weight, bias, None, 1e-5, 0.2, False, True)
+    assert out.is_contiguous(memory_format=layout)
+    for ours, theirs in ((mean, plain.mean), (variance, plain.variance)):
+        assert_near(ours, theirs.double())
+    doubled = plain.out.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert_near(out, doubled.double(), doubled)
+    grad = maps(tuple(out.shape), seed + 4, dtype, layout)
+    windows = grad.double().unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    summed = windows.sum((3, 5)).to(dtype).contiguous(memory_format=layout)
+    given_ = x, weight, bias, mean, rstd, None, 1e-5, 0.2
+    found = backward(grad, None, *given_, True, need_x, False)
+    expected = backward(summed, None, *given_, False, need_x, False)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape and ours.stride() == theirs.stride()
+        assert_near(ours, theirs.double(), theirs)
 
 
 def test_maxima_are_kept_for_the_gradient_only_where_they_were_asked_for() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lmdis_fast import backends
-from lmdis_fast.models.hourglass import conv_block, conv_chain
+from lmdis_fast.models.hourglass import Hourglass, HourglassConfig, LevelConfig, conv_block, conv_chain
 
 X = torch.randn(3, 4, 9, 7, generator=torch.Generator().manual_seed(1))
 
@@ -89,10 +89,11 @@ def test_compiles_to_torch_s_layers() -> None:
 @pytest.mark.parametrize("sides", [(8, 6), (9, 6)], ids=["windows", "odd"])
 @pytest.mark.parametrize("options", [{}, {"norm": False}, {"activation": False}], ids=str)
 @pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("upsample", [True, False])
 def test_joins_the_resolutions_of_an_hourglass(
-    sides: tuple[int, int], options: dict[str, bool], train: bool
+    sides: tuple[int, int], options: dict[str, bool], train: bool, upsample: bool
 ) -> None:
-    """Adds the lower maps and takes the maxima as torch's layers do after it, and sends their gradients back."""
+    """Adds the lower maps, takes the maxima and doubles as torch's layers do after it, and sends their gradients back."""
     block = conv_block(4, 6, **options).train(train)
     x = torch.randn(3, 4, *sides, generator=torch.Generator().manual_seed(2)).requires_grad_()
     low = None
@@ -103,9 +104,10 @@ def test_joins_the_resolutions_of_an_hourglass(
     def steps() -> tuple[Tensor, Tensor]:
         out = plain(block)(x)
         out = out if low is None else out + F.interpolate(low, scale_factor=2.0, mode="nearest")
-        return out, F.max_pool2d(out, 2)
+        pooled = F.max_pool2d(out, 2)
+        return F.interpolate(out, scale_factor=2.0, mode="nearest") if upsample else out, pooled
 
-    expected, found = steps(), block(x, low, pool=True)
+    expected, found = steps(), block(x, low, pool=True, upsample=upsample)
     leaves = [x] if low is None else [x, low]
     upstream = [torch.linspace(-1, 1, t.numel()).view_as(t) for t in expected]
     for ours, theirs in zip(found, expected, strict=True):
@@ -114,12 +116,40 @@ def test_joins_the_resolutions_of_an_hourglass(
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"norm": False}, {"activation": False}], ids=str)
+@pytest.mark.parametrize("train", [True, False])
+def test_doubles_its_result(options: dict[str, bool], train: bool) -> None:
+    block = conv_block(4, 6, **options).train(train)
+    x = X.clone().requires_grad_()
+    expected = F.interpolate(plain(block)(x), scale_factor=2.0, mode="nearest")
+    backends._last.clear()
+    found = block(x, upsample=True)
+    if train and options.get("norm", True):
+        fused = backends.takes("cpu", "batch_norm_leaky_relu", (x,))
+        assert (backends.last_backend("batch_norm_leaky_relu") == "cpu") == fused
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    upstream = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    ours, theirs = (torch.autograd.grad(out, x, upstream) for out in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_an_hourglass_doubles_what_it_gives(levels: int) -> None:
+    config = HourglassConfig((LevelConfig((4,), 1, (5,)),) * levels, (6,))
+    hourglass = Hourglass(4, config).eval()
+    x = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    expected = F.interpolate(hourglass(x), scale_factor=2.0, mode="nearest")
+    assert torch.equal(hourglass(x, upsample=True), expected)
+
+
 def test_a_chain_gives_its_last_block_what_comes_next() -> None:
     chain, low = conv_chain(4, [5, 6]), torch.ones(3, 6, 4, 3)
     x = torch.randn(3, 4, 8, 6, generator=torch.Generator().manual_seed(2))
     expected = nn.Sequential(*copy.deepcopy(chain))(x) + 1
     out, pooled = copy.deepcopy(chain)(x, low=low, pool=True)
     torch.testing.assert_close(out, expected)
+    doubled = copy.deepcopy(chain)(x, low=low, upsample=True)
+    torch.testing.assert_close(doubled, F.interpolate(expected, scale_factor=2.0, mode="nearest"))
     assert torch.equal(pooled, F.max_pool2d(out, 2))
     empty = conv_chain(6, [])
     assert torch.equal(empty(out), out) and torch.equal(empty(out, pool=True).pooled, pooled)

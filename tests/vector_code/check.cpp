@@ -327,6 +327,56 @@ void check_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool la
   }
 }
 
+// The norm of maps (n, c, h, w) whose result has each pixel four times, and its gradients.
+template <class S, class A>
+void check_upsampled_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool last, double near) {
+  const size_t whole = size_t(n * c * 4 * h * w), quarter = size_t(n * c * h * w), channels = size_t(c);
+  Array<S> x(quarter), out(whole), grad(whole), grad_x(quarter);
+  Array<A> weight(channels), bias(channels), mean(channels), rstd(channels), variance(channels);
+  Array<A> grad_weight(channels), grad_bias(channels);
+  for (size_t i = 0; i < whole; ++i) assign(grad.data[i], uniform());
+  for (size_t i = 0; i < quarter; ++i) assign(x.data[i], uniform());
+  for (size_t i = 0; i < channels; ++i) weight.data[i] = A(1.2 + uniform()), bias.data[i] = A(uniform());
+  BatchNorm call{};
+  call.x = x.data, call.dtype = dtype, call.interleaved = last && c > 1;
+  call.images = n, call.channels = c, call.height = h, call.width = w;
+  call.eps = 1e-3, call.slope = 0.2, call.weight = weight.data, call.bias = bias.data;
+  call.mean = mean.data, call.rstd = rstd.data, call.variance = variance.data, call.out = out.data;
+  call.upsampled = true;
+  std::vector<char> workspace(size_t(batch_norm_workspace(call)));
+  call.workspace = workspace.data();
+  baseline::kernels.batch_norm_leaky_relu(call);
+  BatchNormBackward back{};
+  back.forward = call;
+  back.grad = grad.data, back.total = back.grad_x = grad_x.data;
+  back.grad_weight = grad_weight.data, back.grad_bias = grad_bias.data;
+  baseline::kernels.batch_norm_leaky_relu_backward(back);
+  const Maps larger = maps_of(out.data, dtype, n, c, 2 * h, 2 * w, last),
+             own = maps_of(x.data, dtype, n, c, h, w, last);
+  for (int64_t k = 0; k < c; ++k) {
+    const double scale = double(weight.data[k]) * double(rstd.data[k]), about = double(mean.data[k]);
+    double sum = 0, along = 0;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t z = 0; z < w; ++z) {
+          const double moved = value(x.data[place(own, i, k, y, z)]) - about;
+          const double normal = moved * scale + double(bias.data[k]);
+          double upstream = 0;
+          for (int j = 0; j < 4; ++j) {
+            const int64_t pixel = place(larger, i, k, 2 * y + j / 2, 2 * z + j % 2);
+            expect_near("norm, upsampled", value(out.data[pixel]), normal > 0 ? normal : 0.2 * normal, 4 * near);
+            upstream += value(grad.data[pixel]);
+          }
+          const double below = normal > 0 ? upstream : 0.2 * upstream;
+          sum += below, along += below * moved;
+        }
+    const double count = double(n * 4 * h * w);
+    expect_near("norm, upsampled, gradient of bias", double(grad_bias.data[k]), sum, near * count);
+    expect_near("norm, upsampled, gradient of weight", double(grad_weight.data[k]), along * double(rstd.data[k]),
+                8 * near * count);
+  }
+}
+
 }  // namespace
 }  // namespace lmdis
 
@@ -349,6 +399,9 @@ int main() {
         check_norm<float, float>(Dtype::float32, 2, channels, h, w, last, 1e-6);
         check_norm<double, double>(Dtype::float64, 3, channels, h, w, last, 1e-14);
         check_norm<uint16_t, float>(Dtype::bfloat16, 1, channels, h, w, last, 2e-2);
+        check_upsampled_norm<float, float>(Dtype::float32, 2, channels, h, w, last, 1e-6);
+        check_upsampled_norm<double, double>(Dtype::float64, 3, channels, h, w, last, 1e-14);
+        check_upsampled_norm<uint16_t, float>(Dtype::bfloat16, 2, channels, h, w, last, 2e-2);
       }
       check_splat<float, float>(Dtype::float32, 2, 3, h, w, 2e-6);
       check_splat<double, double>(Dtype::float64, 1, 3, h, w, 1e-12);
