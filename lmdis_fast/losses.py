@@ -8,10 +8,14 @@ NaN, which training names and stops at.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .ops import ThinPlateSpline
 
 
 def _check(name: str, argument: str, tensor: Tensor, shape: str, ndim: int, last: int | None = None) -> None:
@@ -32,6 +36,13 @@ def _check_pair(name: str, first: str, one: Tensor, second: str, other: Tensor) 
             f"{name}: {second} must be like {first}, {tuple(one.shape)} floating on {one.device}, "
             f"got {tuple(other.shape)} {other.dtype} on {other.device}"
         )
+
+
+def _check_positive(name: str, argument: str, number: float) -> None:
+    if not isinstance(number, (int, float)):
+        raise TypeError(f"{name}: {argument} must be a number, got {type(number).__name__}")
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}: {argument} must be positive and finite, got {number}")
 
 
 def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
@@ -70,10 +81,7 @@ def separation_loss(coords: Tensor, bandwidth: float) -> Tensor:
         bandwidth: b as a fraction of the side (0.04 to 0.08 published).
     """
     _check("separation_loss", "coords", coords, "(N, K, 2)", 3, 2)
-    if not isinstance(bandwidth, (int, float)):
-        raise TypeError(f"separation_loss: bandwidth must be a number, got {type(bandwidth).__name__}")
-    if not 0 < bandwidth < math.inf:
-        raise ValueError(f"separation_loss: bandwidth must be positive and finite, got {bandwidth}")
+    _check_positive("separation_loss", "bandwidth", bandwidth)
     halves = coords / 2
     distance = (halves[:, :, None] - halves[:, None]).square().sum(-1)
     affinity = torch.exp(distance * (-0.5 / bandwidth**2))
@@ -98,3 +106,74 @@ def equivariance_loss(coords: Tensor, mapped: Tensor, inside: Tensor | None = No
     if inside is not None:
         squared = squared * inside
     return squared.sum(-1).mean()
+
+
+class PairLosses(NamedTuple):
+    """What :func:`pair_losses` returns: scalars, and the twins' landmarks sent back, (N, K, 2), without a gradient."""
+
+    separation: Tensor
+    equivariance: Tensor
+    mapped: Tensor
+
+
+def pair_losses(
+    coords: Tensor, spline: ThinPlateSpline, *, ratio: float, bandwidth: float, in_frame: bool
+) -> PairLosses:
+    """:func:`separation_loss` and :func:`equivariance_loss` of a training pair, with their gradients in closed form.
+
+    Autograd's record of the two is some seventy operations on a few hundred numbers; this is one. Differentiable once, by
+    coords alone.
+
+    Args:
+        coords: (2N, K, 2) landmarks of N originals, then of their twins, in [-1, 1] of the un-padded image.
+        spline: the N warps; they take points of a twin to its original, in the padded frame.
+        ratio: side of the padded frame, in sides of the image.
+        bandwidth: of the separation.
+        in_frame: leave out landmarks that are sent back outside [-1, 1] (row 13).
+
+    Raises:
+        TypeError, ValueError: coords that are no such tensor, a spline that is none or not of N warps, a ratio or
+            bandwidth that is not positive and finite.
+    """
+    op = "pair_losses"
+    _check(op, "coords", coords, "(2N, K, 2)", 3, 2)
+    if not isinstance(spline, ThinPlateSpline):
+        raise TypeError(f"{op}: spline must be a ThinPlateSpline, got {type(spline).__name__}")
+    if len(coords) != 2 * spline.batch_size:
+        raise ValueError(
+            f"{op}: coords must be (2N, K, 2) with N = {spline.batch_size} as the spline has, got {tuple(coords.shape)}"
+        )
+    _check_positive(op, "ratio", ratio)
+    _check_positive(op, "bandwidth", bandwidth)
+    return PairLosses(*_PairLosses.apply(coords, spline, ratio, bandwidth, in_frame))
+
+
+class _PairLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, coords: Tensor, spline: ThinPlateSpline, ratio: float, bandwidth: float, in_frame: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        halves = coords / 2
+        apart = halves[:, :, None] - halves[:, None]
+        affinity = torch.exp(apart.square().sum(-1) * (-0.5 / bandwidth**2))
+        separation = (affinity.sum((1, 2)) - coords.shape[1]).mean()
+        by_separation = (affinity[..., None] * apart).sum(2) * (-1 / (bandwidth**2 * len(coords)))
+
+        originals, twins = coords.chunk(2)
+        mapped, pull_back = spline.transform_vjp(twins / ratio)
+        mapped = mapped * ratio
+        error = mapped - originals
+        if in_frame:
+            error = error * (mapped.abs() <= 1).all(-1, keepdim=True)
+        equivariance = error.square().sum((1, 2)).mean()
+        of_mapped = error * (2 / len(originals))
+        by_equivariance = torch.cat([-of_mapped, pull_back(of_mapped)])
+        ctx.save_for_backward(by_separation, by_equivariance)
+        ctx.mark_non_differentiable(mapped)
+        return separation, equivariance, mapped
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, separation: Tensor, equivariance: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        by_separation, by_equivariance = ctx.saved_tensors
+        return by_separation * separation + by_equivariance * equivariance, None, None, None, None

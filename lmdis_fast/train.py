@@ -91,28 +91,32 @@ def loss_terms(
     config = run.losses
     size = pair.images.shape[-1]
     coords = output.detection.coords
-    originals, twins = coords.chunk(2)
-    ratio = pair.padded.shape[-1] / size
-    mapped = pair.spline.transform(twins / ratio) * ratio
-    inside = (mapped.abs() <= 1).all(-1) if config.equivariance_mask == "frame" else None
     parted = fraction / config.separation_until
+    of_pair = losses.pair_losses(
+        coords,
+        pair.spline,
+        ratio=pair.padded.shape[-1] / size,
+        bandwidth=ramp(config.separation_bandwidth, parted),
+        in_frame=config.equivariance_mask == "frame",
+    )
     terms = {
         "reconstruction": reconstruction_weight(config, fraction)
         * losses.reconstruction_loss(output.images, pair.half(run.reconstruct)),
         "concentration": config.concentration
         * losses.concentration_loss(output.sigma, config.concentration_form),
-        "separation": ramp(config.separation, parted)
-        * losses.separation_loss(coords, ramp(config.separation_bandwidth, parted)),
-        "equivariance": config.equivariance * losses.equivariance_loss(originals, mapped, inside),
+        "separation": ramp(config.separation, parted) * of_pair.separation,
+        "equivariance": config.equivariance * of_pair.equivariance,
     }
-    return terms, (mapped.detach() - originals.detach()).norm(dim=-1).mean() * (size / 2)
+    originals = coords.detach()[: len(pair.images)]
+    return terms, (of_pair.mapped - originals).norm(dim=-1).mean() * (size / 2)
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step of the optimiser; returns the gradients' norm. A step that is not finite never reaches the weights."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    # torch.nn.utils.get_total_norm looks at each gradient's device and dtype, which takes twice as long as the norms
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     # As torch's GradScaler sets it: Adam's fused step skips itself where this is 1, with no wait for it.
     vars(optimizer)["found_inf"] = (~torch.isfinite(loss + norm)).float()
     optimizer.step()

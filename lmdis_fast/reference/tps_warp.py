@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def solve(source: Tensor, displacement: Tensor, alpha: float) -> tuple[Tensor, T
 
 def affine_points(affine: Tensor, points: Tensor) -> Tensor:
     """``(N, 2, 3)`` maps applied to coordinate rows ``(2, M)`` or ``(N, 2, M)``."""
-    x, y = points[..., None, 0, :], points[..., None, 1, :]
+    x, y = _rows(points)
     return affine[..., 0:1] * x + affine[..., 1:2] * y + affine[..., 2:3]
 
 
@@ -95,18 +95,48 @@ def displacement_at(
     points: Tensor, centers: Tensor, weights: Tensor, affine: Tensor, before: Tensor | None
 ) -> Tensor:
     """``g(p) - p`` as ``(N, 2, M)`` at coordinate rows ``(2, M)`` or ``(N, 2, M)``."""
+    return displacement_vjp(points, centers, weights, affine, before)[0]
+
+
+def displacement_vjp(
+    points: Tensor, centers: Tensor, weights: Tensor, affine: Tensor, before: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """:func:`displacement_at`, and what takes a gradient by ``g(p)``, ``(N, 2, M)``, to that by the points: ``dq``
+    above."""
     moved = points if before is None else affine_points(before, points)
     linear = affine if before is None else compose(affine, before)
     shift = affine_points(linear - torch.eye(2, 3, dtype=affine.dtype, device=affine.device), points)
-    kernel = thin_plate(_squared_distances(moved, centers))
-    return shift + torch.stack([(kernel * w.unsqueeze(-1)).sum(-2) for w in weights.unbind(-1)], -2)
+    across, down = _offsets(moved, centers)
+    r2 = across.square().add_(down.square())
+    log = _safe_log(r2)
+    kernel = 0.5 * r2 * log
+
+    def pull_back(grad: Tensor) -> Tensor:
+        x, y = _rows(grad)
+        bent = (log + 1) * (weights[..., 0, None] * x + weights[..., 1, None] * y)
+        gathered = torch.stack([(bent * across).sum(-2), (bent * down).sum(-2)], -2)
+        gathered = gathered + _transposed(affine, grad)
+        return gathered if before is None else _transposed(before, gathered)
+
+    by_kernel = torch.stack([(kernel * w.unsqueeze(-1)).sum(-2) for w in weights.unbind(-1)], -2)
+    return shift + by_kernel, pull_back
 
 
-def _squared_distances(points: Tensor, centers: Tensor) -> Tensor:
-    """``(..., P, M)`` between coordinate rows ``(..., 2, M)`` and centres ``(..., P, 2)``."""
-    across = points[..., None, 0, :] - centers[..., 0, None]
-    down = points[..., None, 1, :] - centers[..., 1, None]
-    return across.square().add_(down.square())
+def _rows(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinate rows ``(..., 2, M)`` as ``(..., 1, M)``, x and y."""
+    return points[..., None, 0, :], points[..., None, 1, :]
+
+
+def _transposed(affine: Tensor, grad: Tensor) -> Tensor:
+    """The gradient by points that an affine map ``(N, 2, 3)`` took to where it is ``(N, 2, M)``."""
+    x, y = _rows(grad)
+    return affine[..., 0, :2, None] * x + affine[..., 1, :2, None] * y
+
+
+def _offsets(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """``(..., P, M)`` along x and y, from centres ``(..., P, 2)`` to coordinate rows ``(..., 2, M)``."""
+    x, y = _rows(points)
+    return x - centers[..., 0, None], y - centers[..., 1, None]
 
 
 def _lattice_basis(centers: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
@@ -125,7 +155,8 @@ def _lattice_basis(centers: Tensor, size: Sequence[int], align_corners: bool) ->
                 return _bases[key][1]
     dtype = exact_dtype(centers.device)
     points = lattice(size, align_corners, dtype, centers.device)
-    kernel = thin_plate(_squared_distances(points, centers.to(dtype)))
+    across, down = _offsets(points, centers.to(dtype))
+    kernel = thin_plate(across.square().add_(down.square()))
     basis = torch.cat((kernel, points, torch.ones_like(points[:1])))
     if key is not None and type(basis) is Tensor:  # a tracer's stand-ins are not kept
         with _bases_lock:
@@ -357,7 +388,8 @@ def _part_adjoint(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each sample's gradients of centres, weights, affine and before (empty without one)."""
     moved = points.expand_as(of_g) if before is None else affine_points(before, points)
-    r2 = _squared_distances(moved, centers)
+    across, down = _offsets(moved, centers)
+    r2 = across.square() + down.square()
     log = _safe_log(r2)
     kernel = 0.5 * r2 * log
     of_weights = torch.stack([(kernel * of_g[:, None, axis]).sum(-1) for axis in (0, 1)], -1)

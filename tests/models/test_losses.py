@@ -7,14 +7,24 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmdis_fast.config import preset_config
-from lmdis_fast.losses import concentration_loss, equivariance_loss, reconstruction_loss, separation_loss
+from lmdis_fast.losses import (
+    concentration_loss,
+    equivariance_loss,
+    pair_losses,
+    reconstruction_loss,
+    separation_loss,
+)
 from lmdis_fast.models.detector import Detector, isotropic_sigma
 from lmdis_fast.ops import ThinPlateSpline
+from tests import strategies as draw
 from tests.models.micro import MICRO
 
 PAPER = preset_config("paper-80").losses
+POINTS, SPLINE = torch.zeros(4, 3, 2), ThinPlateSpline.identity(3)
 
 
 @pytest.mark.parametrize("landmarks", [1, 10])
@@ -70,6 +80,36 @@ def test_equivariance_of_an_exact_map(generator: torch.Generator) -> None:
     assert equivariance_loss(originals, twins).item() > 0
 
 
+@pytest.mark.parametrize("in_frame", [True, False])
+@pytest.mark.parametrize("affine", ["before", "after"])
+@given(st.integers(1, 3), st.integers(1, 12), st.sampled_from([0.5, 1.0]), draw.seeds)
+def test_a_pair_s_losses_are_those_of_each_with_their_gradients(
+    in_frame: bool, affine: str, batch: int, landmarks: int, gain: float, seed: int
+) -> None:
+    """In closed form as by autograd, where landmarks coincide and where they leave the frame too."""
+    generator = torch.Generator().manual_seed(seed)
+    coords = 2.4 * torch.rand(2 * batch, landmarks, 2, generator=generator, dtype=torch.float64) - 1.2
+    coords[0, -1] = coords[0, 0]
+    coords.requires_grad_()
+    spline = ThinPlateSpline.random(batch, kernel_gain=gain, generator=generator, dtype=torch.float64)
+    bend = 0.1 * torch.randn(batch, 2, 3, generator=generator, dtype=torch.float64)
+    spline = spline.compose_affine(**{affine: torch.eye(2, 3, dtype=torch.float64) + bend})
+    ratio, bandwidth = 1.25, 0.3
+
+    originals, twins = coords.chunk(2)
+    mapped = spline.transform(twins / ratio) * ratio
+    inside = (mapped.abs() <= 1).all(-1) if in_frame else None
+    expected = separation_loss(coords, bandwidth), equivariance_loss(originals, mapped, inside)
+    found = pair_losses(coords, spline, ratio=ratio, bandwidth=bandwidth, in_frame=in_frame)
+    torch.testing.assert_close(found[:2], expected)
+    torch.testing.assert_close(found.mapped, mapped)
+    assert not found.mapped.requires_grad
+    for ours, theirs in zip(found[:2], expected, strict=True):
+        (one,) = torch.autograd.grad(3 * ours, coords, retain_graph=True)
+        (other,) = torch.autograd.grad(3 * theirs, coords, retain_graph=True)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_equivariance_of_one_pixel_of_80() -> None:
     coords = torch.zeros(4, 1, 2)
     mapped = coords + torch.tensor([2 / 80, 0.0])
@@ -88,6 +128,10 @@ def test_equivariance_leaves_out_what_is_not_inside() -> None:
     [
         (lambda: concentration_loss([1.0]), "concentration_loss: sigma must be a torch.Tensor, got list"),
         (lambda: separation_loss(torch.zeros(1, 3, 2), "a"), "bandwidth must be a number, got str"),
+        (
+            lambda: pair_losses(POINTS, None, ratio=1.0, bandwidth=0.1, in_frame=True),
+            "pair_losses: spline must be a ThinPlateSpline, got NoneType",
+        ),
         (
             lambda: equivariance_loss(torch.zeros(1, 3, 2), None),
             "mapped must be a torch.Tensor, got NoneType",
@@ -117,6 +161,22 @@ def test_empty_batches_and_masks_are_errors() -> None:
         (
             lambda: reconstruction_loss(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)),
             r"reconstruction_loss: image must be like reconstruction, \(1, 3, 4, 4\) .*got \(2, 3, 4, 4\)",
+        ),
+        (
+            lambda: pair_losses(POINTS, SPLINE, ratio=1.0, bandwidth=0.1, in_frame=True),
+            r"pair_losses: coords must be \(2N, K, 2\) with N = 3 as the spline has, got \(4, 3, 2\)",
+        ),
+        (
+            lambda: pair_losses(POINTS[0], SPLINE, ratio=1.0, bandwidth=0.1, in_frame=True),
+            r"pair_losses: coords must be \(2N, K, 2\) floating",
+        ),
+        (
+            lambda: pair_losses(torch.zeros(6, 3, 2), SPLINE, ratio=0.0, bandwidth=0.1, in_frame=True),
+            "pair_losses: ratio must be positive and finite, got 0.0",
+        ),
+        (
+            lambda: pair_losses(torch.zeros(6, 3, 2), SPLINE, ratio=1.0, bandwidth=math.inf, in_frame=True),
+            "pair_losses: bandwidth must be positive and finite, got inf",
         ),
         (
             lambda: concentration_loss(torch.zeros(3)),

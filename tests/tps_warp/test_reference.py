@@ -178,6 +178,23 @@ def test_fit_is_differentiable_in_source_and_target() -> None:
     )
 
 
+@pytest.mark.parametrize("affine", ["before", "after"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_gradient_by_points_in_closed_form(affine: str, dtype: torch.dtype) -> None:
+    """Shared points, points on a control point, and points of each image's own."""
+    spline = ThinPlateSpline.random(3, kernel_gain=0.5, dtype=dtype)
+    spline = spline.compose_affine(**{affine: torch.eye(2, 3).repeat(3, 1, 1) + 0.1 * torch.randn(3, 2, 3)})
+    points = torch.cat([2 * torch.rand(3, 5, 2) - 1, spline.centers[:2].float().expand(3, -1, -1)], 1)
+    for given_ in (points, points[0]):
+        leaf = given_.to(dtype).expand(3, -1, -1).clone().requires_grad_()
+        upstream = torch.randn(3, 7, 2, dtype=dtype)
+        expected = spline.transform(leaf)
+        found, pull_back = spline.transform_vjp(given_.to(dtype))
+        (gradient,) = torch.autograd.grad(expected, leaf, upstream)
+        assert torch.equal(found, expected) and found.dtype == pull_back(upstream).dtype == dtype
+        assert_near(pull_back(upstream), gradient.double())
+
+
 def test_transform_is_differentiable_at_a_control_point() -> None:
     spline = ThinPlateSpline(*spline_of(1, True, False, 1))
     points = spline.centers.clone().requires_grad_()
