@@ -33,8 +33,8 @@ SHORTEST = 1e-3
 ROUNDS = (5, 200)
 """Fewest and most rounds of a case."""
 HOPELESS = (1.0, 20.0)
-"""A contender that takes more seconds, and so many times the operator's, is timed once: bfloat16 products on a processor
-without instructions for them."""
+"""A contender that takes more seconds, and so many times the operator's, is timed once, when it is checked: bfloat16
+products on a processor without instructions for them."""
 
 
 class WrongResult(Exception):
@@ -113,6 +113,22 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class _Checked:
+    """A contender that computes what it should.
+
+    Attributes:
+        timing: its errors, nothing timed yet.
+        forward, both: seconds of the calls that showed them, or 0 where those may have compiled something.
+        dtypes: of its outputs.
+    """
+
+    timing: Timing
+    forward: float
+    both: float
+    dtypes: list[torch.dtype]
+
+
+@dataclass(frozen=True)
 class _Expected:
     """The float64 result, upstream gradients of its outputs, and the gradients of the inputs."""
 
@@ -135,24 +151,27 @@ class Comparison:
         torch.compiler.reset()  # what was compiled for other sizes counts towards the limit on recompilation
         contenders = [c for c in self.problem.contenders if with_compile or c.kind != "compile"]
         runs = [_compiled(c.run) if c.kind == "compile" else c.run for c in contenders]
-        timings = [self._check(c, run) for c, run in zip(contenders, runs, strict=True)]
+        checked = [self._check(c, run) for c, run in zip(contenders, runs, strict=True)]
+        timings = [c.timing for c in checked]
         inputs = self.problem.inputs
         share = 0.4 if self.differentiable else 1.0
         with torch.no_grad():
             calls: list[Callable[[], object]] = [functools.partial(run, *inputs) for run in runs]
-            for timing, spread, rounds in _in_turns(timings, calls, share * seconds):
+            firsts = [c.forward for c in checked]
+            for timing, spread, rounds in _in_turns(timings, calls, firsts, share * seconds):
                 timing.forward, timing.rounds["forward"] = spread, rounds
         if self.differentiable:
-            calls = [self._forward_and_backward(run) for run in runs]
-            for timing, spread, rounds in _in_turns(timings, calls, (1 - share) * seconds):
+            calls = [self._forward_and_backward(run, c.dtypes) for run, c in zip(runs, checked, strict=True)]
+            firsts = [c.both for c in checked]
+            for timing, spread, rounds in _in_turns(timings, calls, firsts, (1 - share) * seconds):
                 timing.both, timing.rounds["both"] = spread, rounds
         return timings
 
-    def _forward_and_backward(self, run: Callable[..., Outputs]) -> Callable[[], object]:
-        """A call of forward and backward on fresh leaves, with upstream gradients in the outputs' own dtype."""
+    def _forward_and_backward(
+        self, run: Callable[..., Outputs], dtypes: list[torch.dtype]
+    ) -> Callable[[], object]:
+        """A call of forward and backward on fresh leaves, with upstream gradients in the outputs' own dtypes."""
         inputs = self.problem.inputs
-        with torch.no_grad():
-            dtypes = [t.dtype for t in run(*inputs)]
         upstream = [g.to(d) for g, d in zip(self.expected.upstream, dtypes, strict=True)]
 
         def call() -> object:
@@ -175,16 +194,25 @@ class Comparison:
                 gradients = torch.autograd.grad(outputs, wanted, [g.double() for g in upstream])
         return _Expected(tuple(t.detach() for t in outputs), upstream, gradients)
 
-    def _check(self, contender: Contender, run: Callable[..., Outputs]) -> Timing:
+    def _check(self, contender: Contender, run: Callable[..., Outputs]) -> _Checked:
         """The contender's errors; WrongResult where they are too large. Compiles what has to be compiled."""
+        began = time.perf_counter()
         with torch.no_grad():
-            error = self._error(contender, "outputs", run(*self.problem.inputs), self.expected.outputs)
+            outputs = run(*self.problem.inputs)
+        forward, both = time.perf_counter() - began, 0.0
+        error = self._error(contender, "outputs", outputs, self.expected.outputs)
         timing = Timing(contender.name, contender.kind, error)
+        dtypes = [t.dtype for t in outputs]
         if self.differentiable:
-            gradients = self._forward_and_backward(run)()
+            call = self._forward_and_backward(run, dtypes)
+            began = time.perf_counter()
+            gradients = call()
+            both = time.perf_counter() - began
             assert isinstance(gradients, tuple)
             timing.gradient_error = self._error(contender, "gradients", gradients, self.expected.gradients)
-        return timing
+        if contender.kind == "compile":
+            forward = both = 0.0
+        return _Checked(timing, forward, both, dtypes)
 
     def _error(self, contender: Contender, what: str, found: Outputs, expected: Outputs) -> float:
         errors = []
@@ -227,15 +255,13 @@ def _compiled(run: Callable[..., Outputs]) -> Callable[..., Outputs]:
 
 
 def _in_turns(
-    timings: list[Timing], calls: list[Callable[[], object]], seconds: float
+    timings: list[Timing], calls: list[Callable[[], object]], firsts: list[float], seconds: float
 ) -> Iterator[tuple[Timing, Spread, int]]:
-    """Time the calls round by round, each round beginning with another one, for about `seconds`."""
-    estimates = []
-    for call in calls:
-        estimate = _seconds(call, 1)
-        if estimate < HOPELESS[0]:
-            estimate = _seconds(call, 1)
-        estimates.append(estimate)
+    """Time the calls round by round, each round beginning with another one, for about `seconds`. ``firsts`` are the
+    seconds of a call of each before."""
+    estimates = [
+        first if first > HOPELESS[0] else _seconds(call, 1) for call, first in zip(calls, firsts, strict=True)
+    ]
     ours = next((e for t, e in zip(timings, estimates, strict=True) if t.kind == "ours"), 0.0)
     hopeless = [e > HOPELESS[0] and e > HOPELESS[1] * ours > 0 for e in estimates]
     samples = [[e] if once else [] for e, once in zip(estimates, hopeless, strict=True)]

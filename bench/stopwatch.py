@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lmdis_fast.models.batch_norm import ConvBlock
 from lmdis_fast.models.decoder import SplatConv
 
-LAYERS = (ConvBlock, nn.Conv2d, nn.ConvTranspose2d, nn.LeakyReLU)
+LAYERS = (ConvBlock, nn.Conv2d, nn.ConvTranspose2d, nn.LeakyReLU, nn.Sigmoid)
 """Whose forward pass is timed, besides the decoder's folded convolution. A layer in a layer counts with it."""
 ACCUMULATE = "torch::autograd::AccumulateGrad"
 """Name of the functions that put a gradient into its parameter."""
