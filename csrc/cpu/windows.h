@@ -66,6 +66,13 @@ LM_FUNCTION void store_window(S* p, int64_t right, int64_t below, const Window<a
   }
 }
 
+// Past the caches, for interleaved windows of whole vectors.
+template <class S>
+LM_FUNCTION void stream_window(S* p, int64_t right, int64_t below, const Window<arithmetic<S>>& w) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) stream(p + i / 2 * below + i % 2 * right, w.at[i]);
+}
+
 // Rows of windows, counted through all planes.
 struct RowRange {
   int64_t first, last;
@@ -182,8 +189,19 @@ static void spread_to_maxima(const WindowRows<S>& rows, RowRange range, const S*
       });
 }
 
-// out = skip plus each of x four times; out may be skip itself.
-template <bool interleaved, class S>
+// Whether larger maps at `out` are streamed: they are interleaved, of whole vectors, and of windows that end where
+// lines do, so that lines are whole as soon as a window is, and they come from memory when they are read next.
+template <class S>
+LM_FUNCTION bool streams_windows(const HalvedMaps& maps, const S* out) {
+  const int64_t vector = lanes<arithmetic<S>>::count, least = 2 << 20;
+  const int64_t bytes = maps.images * maps.channels * maps.height * maps.width * int64_t(sizeof(S));
+  return LM_BYTES >= 32 && maps.interleaved && maps.channels % vector == 0 &&
+         2 * maps.channels * int64_t(sizeof(S)) % 64 == 0 && maps.width % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(out) % 64 == 0 && bytes >= least;
+}
+
+// out = skip plus each of x four times; out may be skip itself. Streamed only where streams_windows holds.
+template <bool interleaved, bool streaming, class S>
 static void add_to_windows(const WindowRows<S>& rows, RowRange range, const S* x, const S* skip, S* out) {
   using A = arithmetic<S>;
   const int64_t right = rows.pitch, below = rows.below();
@@ -192,7 +210,10 @@ static void add_to_windows(const WindowRows<S>& rows, RowRange range, const S* x
         const vec<A> value = load_up_to(x + halved, count);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) w.at[i] += value;
-        store_window<S, interleaved>(out + at, right, below, w, count);
+        if (streaming)
+          stream_window<S>(out + at, right, below, w);
+        else
+          store_window<S, interleaved>(out + at, right, below, w, count);
       });
 }
 

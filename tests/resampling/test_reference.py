@@ -125,3 +125,21 @@ def test_the_gradient_of_skip_is_the_tensor_given() -> None:
     upstream = torch.ones(1, 2, 6, 8)
     (found,) = torch.autograd.grad(upsample_add(x, skip), skip, upstream)
     assert found.data_ptr() == upstream.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [4, 8, 12, 16, 24, 32, 48])
+def test_large_sums_are_the_same_numbers(channels: int, dtype: torch.dtype) -> None:
+    """Results of channels_last maps from 2 MB on are written past the caches where their lines are whole."""
+    side = 2 * math.ceil((1.2e6 / (channels * dtype.itemsize)) ** 0.5 / 2)
+    generator = torch.Generator().manual_seed(channels)
+    x, skip = (
+        torch.randn(2, channels, s, s, generator=generator)
+        .to(dtype)
+        .contiguous(memory_format=torch.channels_last)
+        for s in (side // 2, side)
+    )
+    assert skip.numel() * dtype.itemsize > 2 << 20
+    wide = dtype if dtype == torch.float64 else torch.float32
+    doubled = x.to(wide).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert_same(upsample_add(x, skip), (doubled + skip.to(wide)).to(dtype))
