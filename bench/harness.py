@@ -151,7 +151,8 @@ class Comparison:
         torch.compiler.reset()  # what was compiled for other sizes counts towards the limit on recompilation
         contenders = [c for c in self.problem.contenders if with_compile or c.kind != "compile"]
         runs = [_compiled(c.run) if c.kind == "compile" else c.run for c in contenders]
-        checked = [self._check(c, run) for c, run in zip(contenders, runs, strict=True)]
+        with _without_collector():
+            checked = [self._check(c, run) for c, run in zip(contenders, runs, strict=True)]
         timings = [c.timing for c in checked]
         inputs = self.problem.inputs
         share = 0.4 if self.differentiable else 1.0

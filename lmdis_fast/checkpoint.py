@@ -63,6 +63,8 @@ def load_optimizer_state(
     for name, tensor in tensors.items():
         parameter, key = name.rsplit("/", 1)
         target = parameters[parameter]
+        if not target.requires_grad:  # a bias before a batch norm, which had moments once
+            continue
         if key == "step":
             optimizer.state[target][key] = tensor.to(target.device if target.is_cuda else "cpu")
         else:

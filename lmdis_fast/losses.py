@@ -131,9 +131,12 @@ def pair_losses(
         bandwidth: of the separation.
         in_frame: leave out landmarks that are sent back outside [-1, 1] (row 13).
 
+    Returns:
+        :class:`PairLosses`, in float32 or in float64 for coords in that.
+
     Raises:
-        TypeError, ValueError: coords that are no such tensor, a spline that is none or not of N warps, a ratio or
-            bandwidth that is not positive and finite.
+        TypeError, ValueError: coords that are no such tensor, a spline that is none, not of N warps, or one that requires
+            a gradient, a ratio or bandwidth that is not positive and finite.
     """
     op = "pair_losses"
     _check(op, "coords", coords, "(2N, K, 2)", 3, 2)
@@ -143,8 +146,12 @@ def pair_losses(
         raise ValueError(
             f"{op}: coords must be (2N, K, 2) with N = {spline.batch_size} as the spline has, got {tuple(coords.shape)}"
         )
+    parts = (spline.centers, spline.weights, spline.affine, spline.before)
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
+        raise ValueError(f"{op}: spline must not require a gradient: none reaches it")
     _check_positive(op, "ratio", ratio)
     _check_positive(op, "bandwidth", bandwidth)
+    coords = coords if coords.dtype == torch.float64 else coords.float()
     return PairLosses(*_PairLosses.apply(coords, spline, ratio, bandwidth, in_frame))
 
 
@@ -168,12 +175,16 @@ class _PairLosses(torch.autograd.Function):
         equivariance = error.square().sum((1, 2)).mean()
         of_mapped = error * (2 / len(originals))
         by_equivariance = torch.cat([-of_mapped, pull_back(of_mapped)])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(by_separation, by_equivariance)
         ctx.mark_non_differentiable(mapped)
         return separation, equivariance, mapped
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, separation: Tensor, equivariance: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        by_separation, by_equivariance = ctx.saved_tensors
-        return by_separation * separation + by_equivariance * equivariance, None, None, None, None
+    def backward(
+        ctx: Any, separation: Tensor | None, equivariance: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        upstream = zip(ctx.saved_tensors, (separation, equivariance), strict=True)
+        parts = [gradient * of_loss for gradient, of_loss in upstream if of_loss is not None]
+        return sum(parts[1:], parts[0]) if parts else None, None, None, None, None

@@ -38,7 +38,8 @@ struct Inputs {
     call.dtype = dtype_of(x);
     call.images = x.size(0), call.channels = x.size(1), call.height = x.size(2), call.width = x.size(3);
     call.interleaved = is_channels_last(x) && call.channels > 1;
-    if (upsample && pixels_of(call) == 1) call.interleaved = false;  // one pixel is laid out either way, its result not
+    // One pixel, or none, is laid out either way; results of another size are not.
+    if (call.images == 0 || (upsample && pixels_of(call) == 1)) call.interleaved = false;
     call.eps = eps, call.slope = slope, call.upsampled = upsample;
     call.weight = weight.const_data_ptr(), call.bias = bias.const_data_ptr();
     return call;

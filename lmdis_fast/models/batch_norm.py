@@ -62,8 +62,8 @@ def normalise_activate(
         normal: Tensor = norm(x)
         return joined(normal if slope == 1 else F.leaky_relu_(normal, slope), low, pool, upsample)
     in_windows = low is not None or pool
-    odd = x.shape[2] % 2 or x.shape[3] % 2 or (low is not None and low.dtype != x.dtype)
-    alone = in_windows and (odd or upsample)  # what the operator does not do with the rest
+    unfit = x.shape[2] % 2 or x.shape[3] % 2 or (low is not None and low.dtype != x.dtype)
+    alone = in_windows and (unfit or upsample)  # what the operator does not do with the rest
     out, batch_mean, batch_var, pooled = batch_norm_leaky_relu(
         x,
         weight,

@@ -243,10 +243,11 @@ class ThinPlateSpline:
             points: as for :meth:`transform`.
 
         Returns:
-            (N, M, 2), and a function from (N, M, 2) floating to (N, M, 2) in the result's dtype.
+            (N, M, 2), and a function from (N, M, 2) floating to (N, M, 2) in the result's dtype; where the points are
+            the same for each of the batch, each has a gradient of its own.
 
         Raises:
-            TypeError, ValueError: as :meth:`transform`.
+            TypeError, ValueError: as :meth:`transform`; in the function, a gradient of another shape or device.
         """
         return self._transformed("ThinPlateSpline.transform_vjp", points)
 
@@ -265,6 +266,11 @@ class ThinPlateSpline:
         dtype = arithmetic_dtype(points, self.centers)
 
         def by_points(grad: Tensor) -> Tensor:
+            check_tensor(op, "grad", grad, "(N, M, 2)", 3)
+            if grad.shape != (self.batch_size, points.shape[-2], 2):
+                shape = (self.batch_size, points.shape[-2], 2)
+                raise ValueError(f"{op}: grad must be {shape} as the result is, got {described(grad)}")
+            check_same_device(op, grad=grad, weights=self.weights)
             return pull_back(grad.to(exact).transpose(-1, -2)).transpose(-1, -2).to(dtype)
 
         return (rows + displacement).transpose(-1, -2).to(dtype), by_points

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmdis_fast.ops import batch_norm_leaky_relu, max_pool_2x2, upsample_add
 
@@ -155,3 +156,19 @@ def test_maxima_are_kept_for_the_gradient_only_where_they_were_asked_for() -> No
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = batch_norm_leaky_relu(x, torch.ones(2), torch.zeros(2), pool=pool).out
         assert any(tensor.data_ptr() == out.data_ptr() for tensor in saved) == pool
+
+
+@pytest.mark.parametrize("options", [{"upsample": True}, {"pool": True}], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(0, 4, 4, 6), (2, 4, 4, 6), (2, 1, 4, 6)], ids=str)
+def test_results_of_any_size_are_laid_out_as_the_fake_kernel_says(
+    options: dict[str, bool], layout: torch.memory_format, shape: tuple[int, ...]
+) -> None:
+    x = torch.ones(shape).contiguous(memory_format=layout)
+    norm = torch.ones(shape[1]), torch.zeros(shape[1])
+    found = batch_norm_leaky_relu(x, *norm, **options)
+    with FakeTensorMode() as mode:
+        fake = batch_norm_leaky_relu(*(mode.from_tensor(t) for t in (x, *norm)), **options)
+    for ours, theirs in zip(found, fake, strict=True):
+        if ours is not None:
+            assert (ours.shape, ours.stride()) == (theirs.shape, theirs.stride())

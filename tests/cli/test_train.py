@@ -377,6 +377,21 @@ def test_ramps() -> None:
     assert ramp((0.1, 10.0), 0.5) == pytest.approx(1.0) and ramp((4.0, 1.0), 7.0) == pytest.approx(1.0)
 
 
+def test_moments_of_biases_that_do_not_learn_are_left_out() -> None:
+    """As checkpoints have them that were made when the biases before a batch norm had gradients."""
+    model = LandmarkAutoencoder(micro())
+    optimizer = build_optimizer(model, OptimizerConfig())
+    moments = {
+        f"{name}/{key}": torch.ones(parameter.shape)
+        for name, parameter in model.named_parameters()
+        for key in ("exp_avg", "exp_avg_sq")
+    }
+    checkpoint.load_optimizer_state(optimizer, model, moments)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    kept = {name.rsplit("/", 1)[0] for name in checkpoint.flat_optimizer_state(optimizer, model)}
+    assert kept == learning and len(learning) < len(list(model.parameters()))
+
+
 def test_what_decays() -> None:
     model = LandmarkAutoencoder(micro())
     shapes = {}

@@ -25,6 +25,7 @@ from tests.models.micro import MICRO
 
 PAPER = preset_config("paper-80").losses
 POINTS, SPLINE = torch.zeros(4, 3, 2), ThinPlateSpline.identity(3)
+LEARNED = ThinPlateSpline.from_displacements(torch.zeros(3, 49, 2, requires_grad=True))
 
 
 @pytest.mark.parametrize("landmarks", [1, 10])
@@ -110,6 +111,16 @@ def test_a_pair_s_losses_are_those_of_each_with_their_gradients(
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
+def test_a_loss_that_is_not_used_leaves_no_gradient() -> None:
+    """Nor its NaN."""
+    coords = torch.rand(4, 3, 2, dtype=torch.bfloat16).requires_grad_()
+    spline = ThinPlateSpline.random(2, generator=torch.Generator().manual_seed(1))
+    found = pair_losses(coords, spline, ratio=1.0, bandwidth=1e-30, in_frame=False)
+    assert found.separation.isnan() and found.separation.dtype == found.equivariance.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(found.equivariance, coords)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
 def test_equivariance_of_one_pixel_of_80() -> None:
     coords = torch.zeros(4, 1, 2)
     mapped = coords + torch.tensor([2 / 80, 0.0])
@@ -169,6 +180,10 @@ def test_empty_batches_and_masks_are_errors() -> None:
         (
             lambda: pair_losses(POINTS[0], SPLINE, ratio=1.0, bandwidth=0.1, in_frame=True),
             r"pair_losses: coords must be \(2N, K, 2\) floating",
+        ),
+        (
+            lambda: pair_losses(torch.zeros(6, 3, 2), LEARNED, ratio=1.0, bandwidth=0.1, in_frame=True),
+            "pair_losses: spline must not require a gradient",
         ),
         (
             lambda: pair_losses(torch.zeros(6, 3, 2), SPLINE, ratio=0.0, bandwidth=0.1, in_frame=True),

@@ -150,6 +150,11 @@ CASES: list[tuple[Call, type[Exception], str]] = [
         "points must be (M, 2) or (2, M, 2) floating, got (1, 4, 2)",
     ),
     (lambda: SPLINE.transform(A), ValueError, "points must be (M, 2) or (2, M, 2) floating, got (2, 2, 3)"),
+    (
+        lambda: SPLINE.transform_vjp(W)[1](W[:1]),
+        ValueError,
+        "ThinPlateSpline.transform_vjp: grad must be (2, 4, 2) as the result is, got (1, 4, 2)",
+    ),
     (lambda: SPLINE.transform(W.to("meta")), ValueError, "tensors must be on one device"),
     (lambda: SPLINE.grid((4,)), ValueError, "ThinPlateSpline.grid: size must be (H, W), got (4,)"),
     (

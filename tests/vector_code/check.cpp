@@ -370,10 +370,21 @@ void check_upsampled_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t 
           const double below = normal > 0 ? upstream : 0.2 * upstream;
           sum += below, along += below * moved;
         }
-    const double count = double(n * 4 * h * w);
-    expect_near("norm, upsampled, gradient of bias", double(grad_bias.data[k]), sum, near * count);
-    expect_near("norm, upsampled, gradient of weight", double(grad_weight.data[k]), along * double(rstd.data[k]),
-                8 * near * count);
+    const double count = double(n * h * w), deviation = double(rstd.data[k]);
+    expect_near("norm, upsampled, gradient of bias", double(grad_bias.data[k]), sum, 4 * near * count);
+    expect_near("norm, upsampled, gradient of weight", double(grad_weight.data[k]), along * deviation,
+                32 * near * count);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t z = 0; z < w; ++z) {
+          const double moved = value(x.data[place(own, i, k, y, z)]) - about;
+          double upstream = 0;
+          for (int j = 0; j < 4; ++j) upstream += value(grad.data[place(larger, i, k, 2 * y + j / 2, 2 * z + j % 2)]);
+          const double below = moved * scale + double(bias.data[k]) > 0 ? upstream : 0.2 * upstream;
+          const double expected = scale * (below - sum / count - moved * deviation * deviation * along / count);
+          expect_near("norm, upsampled, gradient", value(grad_x.data[place(own, i, k, y, z)]), expected,
+                      64 * near * (1 + deviation));
+        }
   }
 }
 
