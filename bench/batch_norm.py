@@ -22,7 +22,8 @@ EPS, SLOPE = 1e-3, 0.2
 Then = Literal["nothing", "low", "upsampled"]
 """What comes after the two layers. Maxima are not among them: a rounding decides which of two pixels is the larger, and
 with it about a gradient. They are timed by themselves in resampling, and in the training step."""
-THEN: tuple[Then, ...] = ("nothing", "low", "upsampled")
+NEXT: tuple[tuple[Then, tuple[int, int]], ...] = (("low", SHAPES[0]), ("upsampled", SHAPES[1]))
+"""Cases of it."""
 
 
 def layers(x: Tensor, weight: Tensor, bias: Tensor) -> Outputs:
@@ -118,6 +119,6 @@ def cases(sizes: Sizes) -> Iterator[Case]:
             yield Case(
                 "batch_norm_leaky_relu", f"C={SHAPES[1][0]} {SHAPES[1][1]}px contiguous", dtype, False, make
             )
-            for then, (channels, size) in zip(THEN[1:], SHAPES, strict=False):
+            for then, (channels, size) in NEXT:
                 make = functools.partial(build, sizes.batch, channels, size, dtype, True, then)
                 yield Case("batch_norm_leaky_relu", f"C={channels} {size}px {then}", dtype, False, make)

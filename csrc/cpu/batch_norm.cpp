@@ -12,8 +12,8 @@ namespace {
 constexpr const char* kOp = "batch_norm_leaky_relu";
 
 std::vector<int64_t> result_shape(const BatchNorm& call) {
-  const int64_t times = call.upsampled ? 2 : 1;
-  return {call.images, call.channels, times * call.height, times * call.width};
+  const HalvedMaps result = windows_of(call);
+  return {result.images, result.channels, result.height, result.width};
 }
 
 struct Inputs {

@@ -16,10 +16,10 @@ struct BatchNorm {
   Dense mean, rstd, variance;  // (C), the variance without bias
   void* out;                   // like x; twice as high and wide if upsampled
   void* workspace;             // batch_norm_workspace() bytes
+  bool upsampled;              // whether each pixel of the result is written four times; nothing is in windows then
   bool in_windows;             // whether any of the following is wanted; height and width are even then
   const void* low;             // half as high and wide as x: added to the result, each pixel four times
   void* pooled;                // the maxima of the result's windows of 2 x 2 pixels
-  bool upsampled;              // whether each pixel of the result is written four times; nothing is in windows then
 };
 
 struct BatchNormBackward {

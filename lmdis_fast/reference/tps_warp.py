@@ -106,8 +106,7 @@ def displacement_vjp(
     moved = points if before is None else affine_points(before, points)
     linear = affine if before is None else compose(affine, before)
     shift = affine_points(linear - torch.eye(2, 3, dtype=affine.dtype, device=affine.device), points)
-    across, down = _offsets(moved, centers)
-    r2 = across.square().add_(down.square())
+    across, down, r2 = _offsets(moved, centers)
     log = _safe_log(r2)
     kernel = 0.5 * r2 * log
 
@@ -133,10 +132,12 @@ def _transposed(affine: Tensor, grad: Tensor) -> Tensor:
     return affine[..., 0, :2, None] * x + affine[..., 1, :2, None] * y
 
 
-def _offsets(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """``(..., P, M)`` along x and y, from centres ``(..., P, 2)`` to coordinate rows ``(..., 2, M)``."""
+def _offsets(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(..., P, M)`` along x and y, from centres ``(..., P, 2)`` to coordinate rows ``(..., 2, M)``, and their squared
+    lengths."""
     x, y = _rows(points)
-    return x - centers[..., 0, None], y - centers[..., 1, None]
+    across, down = x - centers[..., 0, None], y - centers[..., 1, None]
+    return across, down, across.square().add_(down.square())
 
 
 def _lattice_basis(centers: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
@@ -155,8 +156,7 @@ def _lattice_basis(centers: Tensor, size: Sequence[int], align_corners: bool) ->
                 return _bases[key][1]
     dtype = exact_dtype(centers.device)
     points = lattice(size, align_corners, dtype, centers.device)
-    across, down = _offsets(points, centers.to(dtype))
-    kernel = thin_plate(across.square().add_(down.square()))
+    kernel = thin_plate(_offsets(points, centers.to(dtype))[2])
     basis = torch.cat((kernel, points, torch.ones_like(points[:1])))
     if key is not None and type(basis) is Tensor:  # a tracer's stand-ins are not kept
         with _bases_lock:
@@ -388,20 +388,18 @@ def _part_adjoint(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each sample's gradients of centres, weights, affine and before (empty without one)."""
     moved = points.expand_as(of_g) if before is None else affine_points(before, points)
-    across, down = _offsets(moved, centers)
-    r2 = across.square() + down.square()
+    across, down, r2 = _offsets(moved, centers)
     log = _safe_log(r2)
     kernel = 0.5 * r2 * log
     of_weights = torch.stack([(kernel * of_g[:, None, axis]).sum(-1) for axis in (0, 1)], -1)
     of_affine = _outer_with_points(of_g, moved)
     pulled = weights[..., 0, None] * of_g[:, None, 0] + weights[..., 1, None] * of_g[:, None, 1]
     pulled = pulled * (log + 1)
-    legs = [pulled * (moved[:, None, axis] - centers[..., axis, None]) for axis in (0, 1)]
+    legs = [pulled * across, pulled * down]
     of_centers = -torch.stack([leg.sum(-1) for leg in legs], -1)
     if before is None:
         return of_centers, of_weights, of_affine, of_g.new_empty((0,))
-    through = (affine[..., :2].unsqueeze(-1) * of_g.unsqueeze(2)).sum(1)
-    of_moved = torch.stack([leg.sum(1) for leg in legs], 1) + through
+    of_moved = torch.stack([leg.sum(1) for leg in legs], 1) + _transposed(affine, of_g)
     return of_centers, of_weights, of_affine, _outer_with_points(of_moved, points.expand_as(of_g))
 
 

@@ -268,36 +268,65 @@ void check_resampling(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, i
   });
 }
 
+// What any call of the norm has: maps (n, c, h, w), parameters, statistics, gradients; the result has `results` values.
+template <class S, class A>
+struct NormCall {
+  Array<S> x, out, grad, grad_x;
+  Array<A> weight, bias, mean, rstd, variance, grad_weight, grad_bias;
+  BatchNormBackward call{};  // of which `forward` is the forward call
+  std::vector<char> workspace;
+
+  NormCall(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool last, size_t results)
+      : x(size_t(n * c * h * w)),
+        out(results),
+        grad(results),
+        grad_x(size_t(n * c * h * w)),
+        weight(size_t(c)),
+        bias(size_t(c)),
+        mean(size_t(c)),
+        rstd(size_t(c)),
+        variance(size_t(c)),
+        grad_weight(size_t(c)),
+        grad_bias(size_t(c)) {
+    for (int64_t i = 0; i < n * c * h * w; ++i) assign(x.data[i], uniform());
+    for (size_t i = 0; i < results; ++i) assign(grad.data[i], uniform());
+    for (int64_t k = 0; k < c; ++k) weight.data[k] = A(1.2 + uniform()), bias.data[k] = A(uniform());
+    BatchNorm& f = call.forward;
+    f.x = x.data, f.dtype = dtype, f.interleaved = last && c > 1;
+    f.images = n, f.channels = c, f.height = h, f.width = w;
+    f.eps = 1e-3, f.slope = 0.2, f.weight = weight.data, f.bias = bias.data;
+    f.mean = mean.data, f.rstd = rstd.data, f.variance = variance.data, f.out = out.data;
+    call.grad = grad.data, call.total = call.grad_x = grad_x.data;
+    call.grad_weight = grad_weight.data, call.grad_bias = grad_bias.data;
+  }
+  // Forward; then what it alone is given is taken away, and backward.
+  void run() {
+    BatchNorm& f = call.forward;
+    workspace.resize(size_t(batch_norm_workspace(f)));
+    f.workspace = workspace.data();
+    baseline::kernels.batch_norm_leaky_relu(f);
+    f.low = nullptr, f.pooled = nullptr;
+    baseline::kernels.batch_norm_leaky_relu_backward(call);
+  }
+  double scale(int64_t k) const { return double(weight.data[k]) * double(rstd.data[k]); }
+};
+
 // The norm with windows of 2 x 2 pixels: maps (n, c, 2 h, 2 w), whose result gets the lower maps and whose maxima are
 // taken, and the gradients of both. Arrays end where the maps do.
 template <class S, class A>
 void check_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool last, double near) {
-  const size_t whole = size_t(n * c * 4 * h * w), quarter = size_t(n * c * h * w), channels = size_t(c);
-  Array<S> x(whole), out(whole), grad(whole), grad_x(whole);
+  const size_t quarter = size_t(n * c * h * w);
+  NormCall<S, A> norm(dtype, n, c, 2 * h, 2 * w, last, 4 * quarter);
+  auto& [x, out, grad, grad_x, weight, bias, mean, rstd, variance, grad_weight, grad_bias, call, workspace] = norm;
   Array<S> low(quarter), pooled(quarter), grad_pooled(quarter), grad_low(quarter);
-  Array<A> weight(channels), bias(channels), mean(channels), rstd(channels), variance(channels);
-  Array<A> grad_weight(channels), grad_bias(channels);
-  for (size_t i = 0; i < whole; ++i) assign(x.data[i], uniform()), assign(grad.data[i], uniform());
   for (size_t i = 0; i < quarter; ++i) assign(low.data[i], uniform()), assign(grad_pooled.data[i], uniform());
-  for (size_t i = 0; i < channels; ++i) weight.data[i] = A(1.2 + uniform()), bias.data[i] = A(uniform());
-  BatchNorm call{};
-  call.x = x.data, call.dtype = dtype, call.interleaved = last && c > 1;
-  call.images = n, call.channels = c, call.height = 2 * h, call.width = 2 * w;
-  call.eps = 1e-3, call.slope = 0.2, call.weight = weight.data, call.bias = bias.data;
-  call.mean = mean.data, call.rstd = rstd.data, call.variance = variance.data, call.out = out.data;
-  call.in_windows = true, call.low = low.data, call.pooled = pooled.data;
-  std::vector<char> workspace(size_t(batch_norm_workspace(call)));
-  call.workspace = workspace.data();
-  baseline::kernels.batch_norm_leaky_relu(call);
-  BatchNormBackward back{};
-  back.forward = call, back.forward.low = nullptr, back.forward.pooled = nullptr;
-  back.grad = grad.data, back.grad_pooled = grad_pooled.data, back.total = back.grad_x = grad_x.data;
-  back.grad_weight = grad_weight.data, back.grad_bias = grad_bias.data, back.grad_low = grad_low.data;
-  baseline::kernels.batch_norm_leaky_relu_backward(back);
+  call.forward.in_windows = true, call.forward.low = low.data, call.forward.pooled = pooled.data;
+  call.grad_pooled = grad_pooled.data, call.grad_low = grad_low.data;
+  norm.run();
   const Maps larger = maps_of(x.data, dtype, n, c, 2 * h, 2 * w, last),
              halved = maps_of(low.data, dtype, n, c, h, w, last);
   for (int64_t k = 0; k < c; ++k) {
-    const double scale = double(weight.data[k]) * double(rstd.data[k]), about = double(mean.data[k]);
+    const double scale = norm.scale(k), about = double(mean.data[k]);
     double sum = 0, along = 0;
     for (int64_t i = 0; i < n; ++i)
       for (int64_t y = 0; y < h; ++y)
@@ -330,31 +359,14 @@ void check_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool la
 // The norm of maps (n, c, h, w) whose result has each pixel four times, and its gradients.
 template <class S, class A>
 void check_upsampled_norm(Dtype dtype, int64_t n, int64_t c, int64_t h, int64_t w, bool last, double near) {
-  const size_t whole = size_t(n * c * 4 * h * w), quarter = size_t(n * c * h * w), channels = size_t(c);
-  Array<S> x(quarter), out(whole), grad(whole), grad_x(quarter);
-  Array<A> weight(channels), bias(channels), mean(channels), rstd(channels), variance(channels);
-  Array<A> grad_weight(channels), grad_bias(channels);
-  for (size_t i = 0; i < whole; ++i) assign(grad.data[i], uniform());
-  for (size_t i = 0; i < quarter; ++i) assign(x.data[i], uniform());
-  for (size_t i = 0; i < channels; ++i) weight.data[i] = A(1.2 + uniform()), bias.data[i] = A(uniform());
-  BatchNorm call{};
-  call.x = x.data, call.dtype = dtype, call.interleaved = last && c > 1;
-  call.images = n, call.channels = c, call.height = h, call.width = w;
-  call.eps = 1e-3, call.slope = 0.2, call.weight = weight.data, call.bias = bias.data;
-  call.mean = mean.data, call.rstd = rstd.data, call.variance = variance.data, call.out = out.data;
-  call.upsampled = true;
-  std::vector<char> workspace(size_t(batch_norm_workspace(call)));
-  call.workspace = workspace.data();
-  baseline::kernels.batch_norm_leaky_relu(call);
-  BatchNormBackward back{};
-  back.forward = call;
-  back.grad = grad.data, back.total = back.grad_x = grad_x.data;
-  back.grad_weight = grad_weight.data, back.grad_bias = grad_bias.data;
-  baseline::kernels.batch_norm_leaky_relu_backward(back);
+  NormCall<S, A> norm(dtype, n, c, h, w, last, size_t(n * c * 4 * h * w));
+  auto& [x, out, grad, grad_x, weight, bias, mean, rstd, variance, grad_weight, grad_bias, call, workspace] = norm;
+  call.forward.upsampled = true;
+  norm.run();
   const Maps larger = maps_of(out.data, dtype, n, c, 2 * h, 2 * w, last),
              own = maps_of(x.data, dtype, n, c, h, w, last);
   for (int64_t k = 0; k < c; ++k) {
-    const double scale = double(weight.data[k]) * double(rstd.data[k]), about = double(mean.data[k]);
+    const double scale = norm.scale(k), about = double(mean.data[k]);
     double sum = 0, along = 0;
     for (int64_t i = 0; i < n; ++i)
       for (int64_t y = 0; y < h; ++y)
